@@ -1,0 +1,1 @@
+"""What is minimized: LightningModules and their networks."""

@@ -1,0 +1,1 @@
+"""Searches over the hyper-parameters of any task and optimizer."""
