@@ -1,0 +1,45 @@
+"""One registry of optimizers; to register one, add one line."""
+
+from lightning_ecd.optimizers.base import Descent
+from lightning_ecd.optimizers.ecd import BBI, ECD, ECDSep
+from lightning_ecd.optimizers.plain import HeavyBall
+from lightning_ecd.optimizers.torch_optim import ADAM, ADAMW, RMSPROP, SGD
+from lightning_ecd.optimizers.traits import UNKNOWN, Entry, Traits
+
+REGISTRY: dict[str, Entry] = {
+    "SGD": SGD,
+    "Adam": ADAM,
+    "AdamW": ADAMW,
+    "RMSprop": RMSPROP,
+    "HeavyBall": Entry(HeavyBall, HeavyBall.traits),
+    "BBI": Entry(BBI, BBI.traits),
+    "ECDSep": Entry(ECDSep, ECDSep.traits),
+}
+
+
+def traits_of(cls: type) -> Traits:
+    """Return the record of an optimizer class, registered or not.
+
+    Args:
+        cls: Any optimizer class.
+
+    Returns:
+        Its registered traits, its own `traits`, or `UNKNOWN`.
+    """
+    for entry in REGISTRY.values():
+        if entry.cls is cls:
+            return entry.traits
+    return getattr(cls, "traits", UNKNOWN)
+
+
+__all__ = [
+    "BBI",
+    "ECD",
+    "REGISTRY",
+    "Descent",
+    "ECDSep",
+    "Entry",
+    "HeavyBall",
+    "Traits",
+    "traits_of",
+]

@@ -1,0 +1,316 @@
+"""The step protocol that every optimizer of this project follows."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd import profiler
+from torch.optim import optimizer as torch_optimizer
+
+from lightning_ecd.errors import Diverged
+from lightning_ecd.flat import FlatParameters
+from lightning_ecd.optimizers.traits import Traits
+
+#: Parameters, or groups of them, as torch.optim takes them.
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+#: A float on the CPU, a 0-d float64 tensor on a device that must not be waited for.
+Number = float | Tensor
+Evaluate = Callable[[], Number]
+
+
+class Descent(torch.optim.Optimizer):
+    """An optimizer whose update reads and writes two flat vectors.
+
+    `step` evaluates the closure once at the current parameters and hands the loss to
+    `update`, which subclasses write. When `update` returns, `x` is the point to
+    validate and to save.
+
+    Vectors that persist live in ``state[first parameter]``, numbers in `system`, a
+    dictionary within ``param_groups[0]``: both travel in `state_dict`, and numbers
+    survive loading exactly.
+
+    Args:
+        params: Parameters or groups.
+        defaults: Hyper-parameters, as for torch.optim.Optimizer.
+
+    Attributes:
+        info: Diagnostics of the last step; on an accelerator 0-d tensors, to be read
+            only when somebody logs them.
+
+    Note:
+        Build the optimizer after the module is on its device. One dtype and device
+        per optimizer. Draws follow memory order, so channels_last changes them, not
+        their law. Saving one layer's state_dict alone writes the whole buffer that
+        it is a view of: clone it first.
+    """
+
+    traits: ClassVar[Traits]
+    #: Allowed interval of every bounded hyper-parameter, such as "(0, inf)".
+    bounds: ClassVar[Mapping[str, str]] = {}
+    #: `update` also takes ``value=``, losses at many points.
+    uses_values: ClassVar[bool] = False
+    #: Ranks keep their own gradients; the optimizer communicates.
+    local_gradients: ClassVar[bool] = False
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]):
+        self._flat: FlatParameters | None = None
+        super().__init__(params, defaults)
+        self.info: dict[str, Number] = {}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its hyper-parameters must lie in `bounds`."""
+        for name, interval in self.bounds.items():
+            _require_within(interval, name, param_group.get(name, self.defaults[name]))
+        super().add_param_group(param_group)
+
+    @property
+    def x(self) -> Tensor:
+        """All trainable parameters, shape (n,)."""
+        return self.flat.x
+
+    @property
+    def g(self) -> Tensor:
+        """All gradients, shape (n,)."""
+        return self.flat.g
+
+    @property
+    def flat(self) -> FlatParameters:
+        """The two vectors; bound at the first step."""
+        if self._flat is None:
+            self.bind()
+        assert self._flat is not None
+        return self._flat
+
+    @property
+    def system(self) -> dict[str, Any]:
+        """Numbers and counters of the whole system."""
+        return self.param_groups[0].setdefault("system", {})
+
+    @property
+    def vectors(self) -> dict[str, Tensor]:
+        """Persistent vectors, each laid out as `x`."""
+        return self.state[self.param_groups[0]["params"][0]]
+
+    def step(self, closure: Callable[[], Any] | None = None, **extra: Any) -> Any:
+        """Evaluate, then update.
+
+        Args:
+            closure: Zeroes the gradients, evaluates, backpropagates and returns the
+                loss. Optional only where the traits do not ask for it: the gradients
+                then are those present.
+            extra: Handed to `update`.
+
+        Returns:
+            The loss at the starting point, as the closure returned it.
+
+        Raises:
+            Diverged: If the loss is not finite (on the CPU, where asking costs
+                nothing); parameters and state are left as they were.
+        """
+        if self._watched():
+            return _watched_step(self, closure, **extra)
+        return self._step(closure, **extra)
+
+    # torch wraps every `step` in a profiler region, which doubles the time of a small
+    # step; this mark makes it leave ours alone. `_watched_step` has it when needed.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _watched(self) -> bool:
+        """Return whether a profiler runs or a step hook is registered."""
+        return bool(
+            profiler._is_profiler_enabled
+            or self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+        )
+
+    def _step(self, closure: Callable[[], Any] | None = None, **extra: Any) -> Any:
+        self.bind()
+        first: Any = None
+
+        def evaluate() -> Number:
+            nonlocal first
+            with torch.enable_grad():
+                loss = closure()  # type: ignore[misc]
+            if first is None:
+                first = loss
+            self.flat.gather_gradients()
+            return self._as_number(loss)
+
+        self.system.setdefault("steps", 0)
+        with torch.no_grad():
+            if closure is not None:
+                self.update(evaluate(), evaluate, **extra)
+            elif self.traits.closure:
+                raise TypeError(
+                    f"{type(self).__name__}.step needs a closure that evaluates the "
+                    "model and returns the loss"
+                )
+            else:
+                self.flat.gather_gradients()
+                self.update(math.nan, evaluate, **extra)
+        self.system["steps"] += 1
+        return first
+
+    def _as_number(self, loss: Any) -> Number:
+        """Return a closure's loss as the update takes it."""
+        if loss is None:
+            raise TypeError(
+                f"the closure given to {type(self).__name__}.step returned None: it "
+                "must return the loss"
+            )
+        if not self.flat.host:
+            return torch.as_tensor(loss, device=self.x.device).detach().double()
+        number = loss.item() if isinstance(loss, Tensor) else float(loss)
+        if not math.isfinite(number):
+            raise Diverged(
+                f"step {self.system['steps']}: the loss is {number}; "
+                f"{type(self).__name__} stops before the update"
+            )
+        return number
+
+    @abstractmethod
+    def update(self, loss: Number, evaluate: Evaluate) -> None:
+        """Move `x`, given the loss and `g` at `x`.
+
+        Args:
+            loss: The loss at `x`; nan if `step` was called without a closure.
+            evaluate: Evaluates at the current `x`, refreshes `g`, returns the loss.
+        """
+        raise NotImplementedError
+
+    def bind(self) -> None:
+        """Make parameters and gradients views of the two vectors, where they are not.
+
+        Views get lost when a module is moved or converted, parameters are thawed, a
+        group is added or the optimizer is unpickled; vectors in the state then are
+        laid out anew and grow by zeros for new parameters.
+        """
+        groups = [group["params"] for group in self.param_groups]
+        former = self._flat
+        if former is not None and former.holds(groups):
+            return
+        flat = FlatParameters(groups)
+        if former is not None and (
+            flat.x.dtype != former.x.dtype or flat.x.device != former.x.device
+        ):
+            raise RuntimeError(
+                f"{type(self).__name__} began on {former.x.dtype} parameters on "
+                f"{former.x.device}, they now are {flat.x.dtype} on {flat.x.device}: "
+                "convert the module first, then build the optimizer"
+            )
+        for name, vector in self.vectors.items():
+            if former is None:
+                self.vectors[name] = flat.from_contiguous(vector)
+            else:
+                self.vectors[name] = flat.adopt(vector, former)
+        self._flat = flat
+        if not flat.host:
+            for group in self.param_groups:
+                group["system"] = {
+                    key: number
+                    if key == "steps" or isinstance(number, Tensor)
+                    else torch.as_tensor(
+                        number,
+                        device=flat.x.device,
+                        dtype=torch.float64 if isinstance(number, float) else None,
+                    )
+                    for key, number in group.get("system", {}).items()
+                }
+
+    def new_vector(self) -> Tensor:
+        """Return zeros laid out as `x`, in float32 beside 16-bit parameters."""
+        half = self.x.dtype in (torch.bfloat16, torch.float16)
+        return torch.zeros_like(self.x, dtype=torch.float32 if half else None)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set the gradients to zero, in place: they stay views of `g`."""
+        groups = [group["params"] for group in self.param_groups]
+        if self._flat is not None and self._flat.holds(groups):
+            self._flat.zero_gradients()
+        else:
+            super().zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers and contiguous-order vectors (torch's layout)."""
+        packed = super().state_dict()
+        packed["param_groups"] = [_plain(group) for group in packed["param_groups"]]
+        packed["state"] = {
+            index: self._in_checkpoint_order(vectors)
+            for index, vectors in packed["state"].items()
+        }
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned; vectors keep their own dtype."""
+        super().load_state_dict(state_dict)
+        # torch casts vectors to the parameter's dtype; a float32 momentum beside
+        # bfloat16 parameters must stay what it was.
+        for vectors in state_dict["state"].values():
+            for name, vector in vectors.items():
+                if isinstance(vector, Tensor):
+                    device = self.vectors[name].device
+                    self.vectors[name] = vector.to(device, copy=True)
+        self._flat = None
+
+    def _in_checkpoint_order(self, vectors: Mapping[str, Any]) -> dict[str, Any]:
+        flat = self._flat
+        return {
+            name: v if flat is None else flat.to_contiguous(v)
+            for name, v in vectors.items()
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state["state"] = {
+            p: self._in_checkpoint_order(vectors)
+            for p, vectors in state["state"].items()
+        }
+        state["param_groups"] = [_plain(group) for group in state["param_groups"]]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._flat = None
+        self.info = {}
+        super().__setstate__(state)
+
+
+_watched_step = torch.optim.Optimizer.profile_hook_step(Descent._step)
+
+
+def _plain(group: dict[str, Any]) -> dict[str, Any]:
+    """Return a group whose system is a copy, device numbers read out."""
+    if "system" not in group:
+        return dict(group)
+    system = {
+        key: number.item() if isinstance(number, Tensor) else number
+        for key, number in group["system"].items()
+    }
+    return {**group, "system": system}
+
+
+def _require_within(interval: str, name: str, value: Any) -> None:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = low <= value if interval[0] == "[" else low < value
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        raise ValueError(f"{name} must lie in {interval}, got {value}")
+
+
+def where(condition: bool | Tensor, yes: Number, no: Number) -> Number:
+    """Return `yes` where the condition holds, else `no`, for floats or tensors."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, yes, no)  # type: ignore[arg-type]
+    return yes if condition else no
+
+
+def add_scaled(y: Tensor, factor: Number, v: Tensor) -> None:
+    """Add ``factor * v`` to `y` in place; a factor on the device is not waited for."""
+    if isinstance(factor, Tensor):
+        y.addcmul_(v.to(y.dtype), factor.to(y.dtype))
+    else:
+        y.add_(v, alpha=factor)
