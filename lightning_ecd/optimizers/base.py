@@ -50,10 +50,6 @@ class Descent(torch.optim.Optimizer):
     traits: ClassVar[Traits]
     #: Allowed interval of every bounded hyper-parameter, such as "(0, inf)".
     bounds: ClassVar[Mapping[str, str]] = {}
-    #: `update` also takes ``value=``, losses at many points.
-    uses_values: ClassVar[bool] = False
-    #: Ranks keep their own gradients; the optimizer communicates.
-    local_gradients: ClassVar[bool] = False
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]):
         self._flat: FlatParameters | None = None

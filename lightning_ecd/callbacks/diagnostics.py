@@ -1,0 +1,91 @@
+"""What an optimizer reports about itself, in the logs."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from lightning_ecd.callbacks.hparams import TensorBoard
+
+
+class Diagnostics(Callback):
+    """Logs `optimizer.info` on logging steps, and a phase-space figure per run.
+
+    Scalars are named ``optimizer/energy`` and so on. An optimizer that reports a
+    potential ``V`` and a ``momentum`` gets a figure of its way through phase space,
+    in TensorBoard and as ``phase_space.png`` in the run's folder.
+
+    Args:
+        points: The most points that the figure keeps.
+    """
+
+    def __init__(self, points: int = 2000):
+        if points < 2:
+            raise ValueError(f"points must be at least 2, got {points}")
+        self.points = points
+        self._path: dict[str, list[float]] = {"step": [], "V": [], "momentum": []}
+        self._seen, self._every = 0, 1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell the hyper-parameter tab which metrics the task has."""
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.metric_names = getattr(pl_module, "metric_names", ())
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log the optimizer's diagnostics when the logger is due."""
+        step = trainer.global_step
+        if step % trainer.log_every_n_steps:
+            return
+        info = getattr(trainer.optimizers[0], "info", None)
+        if not info:
+            return
+        values = {name: float(value) for name, value in info.items()}
+        pl_module.log_dict({f"optimizer/{k}": v for k, v in values.items()})
+        if "V" in values and "momentum" in values:
+            self._remember({"step": float(step), **values})
+
+    def _remember(self, values: dict[str, float]) -> None:
+        path = self._path
+        self._seen += 1
+        if self._seen % self._every:
+            return
+        for name, column in path.items():
+            column.append(values[name])
+        if len(path["step"]) > self.points:  # keep every other point from now on
+            for name in path:
+                path[name] = path[name][::2]
+            self._every *= 2
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the way through phase space."""
+        if not self._path["step"] or not trainer.is_global_zero:
+            return
+        from lightning_ecd.figures import phase_space  # matplotlib costs a second
+
+        figure = phase_space(**self._path)
+        if trainer.log_dir and not trainer.fast_dev_run:
+            Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
+            figure.savefig(Path(trainer.log_dir) / "phase_space.png", dpi=120)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(
+                    "optimizer/phase_space", figure, trainer.global_step
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the points kept so far."""
+        return {"path": self._path, "seen": self._seen, "every": self._every}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the points kept so far."""
+        self._path = state_dict["path"]
+        self._seen, self._every = state_dict["seen"], state_dict["every"]

@@ -1,0 +1,385 @@
+"""The command line: Lightning's, with strict resuming and one-line errors."""
+
+import difflib
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from pytorch_lightning.cli import (
+    LightningArgumentParser,
+    LightningCLI,
+    LRSchedulerTypeUnion,
+    OptimizerCallable,
+)
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_ecd.callbacks import Checkpoints, Diagnostics, TensorBoard, WholeFiles
+from lightning_ecd.errors import Diverged, UserError
+from lightning_ecd.optimizers import REGISTRY
+from lightning_ecd.overrides import settings_of
+
+PROGRAM = "lightning-ecd"
+#: Where every run writes.
+LOGS = Path("logs")
+#: Settings of the data that may change on resuming: no training batch depends on them.
+_FREE_ON_RESUME = {"data_dir", "eval_batch_size"}
+#: Parts of a configuration whose class a later source may change.
+_PARTS: dict[str, Any] = {
+    "model.optimizer": OptimizerCallable,
+    "model.scheduler": Callable[[Optimizer], LRSchedulerTypeUnion],
+    "model.network": Callable[[], nn.Module],
+    "data": LightningDataModule,
+}
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line on standard error and exit."""
+    print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line that names the key, and exit code 2."""
+
+    #: The arguments being parsed, to name a flag as the user wrote it.
+    arguments: Sequence[str] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # Else --trainer.max_epoch would pass for max_epochs.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and exit."""
+        fail(self._explained(message))
+
+    def _explained(self, message: str) -> str:
+        lines = [line.strip(" -") for line in message.splitlines()]
+        text = re.sub(r"\s+", " ", "; ".join(dict.fromkeys(filter(None, lines))))
+        text = re.sub(r"<class '(\w+)'>", r"\1", text).replace(":; ", ": ")
+        key = re.search(r"(?:Parser key \"|Option ')([\w.]+)[\"']", text)
+        flag = self._flag(key[1]) if key else None
+        if flag and flag != key[1]:
+            text = f"{flag}: {text}"
+        if key and key[1].rsplit(".", 1)[-1] == "optimizer" and "import path" in text:
+            text += "; registered optimizers: " + ", ".join(REGISTRY)
+        unknown = re.search(r"unrecognized arguments: --([\w.]+)", text)
+        if unknown:
+            known = [name.lstrip("-") for name in self._every_option()]
+            close = difflib.get_close_matches(unknown[1], known, 1)
+            text += f"; did you mean --{close[0]}?" if close else "; see --help"
+        elif "is not accepted" in text and flag:
+            part = flag.rsplit(".", 1)[0]
+            text += f"; {part}.help CLASS lists what is"
+        return text if len(text) <= 500 else text[:497] + "..."
+
+    def _flag(self, key: str) -> str | None:
+        names = [word.split("=")[0] for word in self.arguments if word[:2] == "--"]
+        matches = [n for n in names if n[2:] == key or n.endswith("." + key)]
+        return matches[-1] if matches else None
+
+    def _every_option(self) -> list[str]:
+        commands = [a.choices for a in self._actions if isinstance(a.choices, dict)]
+        parsers = [self, *(parser for c in commands for parser in c.values())]
+        return [option for p in parsers for option in p._option_string_actions]
+
+
+class CommandLine(LightningCLI):
+    """`lightning-ecd fit|validate|test|predict`.
+
+    A fit writes everything below ``logs/<name>/<version>``: config.yaml,
+    checkpoints, TensorBoard and CSV logs, figures. Resuming goes on in that folder
+    and never changes a hyper-parameter: what differs from the checkpoint is refused.
+    """
+
+    def __init__(self, args: Sequence[str]):
+        self._args = list(args)
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": PROGRAM},
+            save_config_kwargs={"overwrite": True},
+            args=self._args,
+        )
+
+    # -- parsing -----------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the name of the run, its checkpoints and its diagnostics."""
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="folder below logs/; default: the name of the first config file",
+        )
+        parser.add_argument(
+            "--test_after_fit", type=bool, default=True, help="test the final weights"
+        )
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(Diagnostics, "diagnostics")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; a class chosen over another one starts from its own defaults."""
+        Parser.arguments = self._args
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            warnings.filterwarnings("ignore", message=".*[Dd]iscarding init_args")
+            super().parse_arguments(parser, args)
+            for key, kind in _PARTS.items():
+                flags = settings_of(key, self._args[1:])
+                if flags is not None:
+                    alone = Parser(prog=PROGRAM)
+                    alone.add_argument("--value", type=kind)
+                    value = alone.parse_args(flags)["value"]
+                    name = key.replace("model.", "model.init_args.")
+                    self.settings[name] = value
+
+    @property
+    def settings(self) -> Namespace:
+        """The parsed settings of the command."""
+        return self.config[self.config["subcommand"]]
+
+    def _parse_ckpt_path(self) -> None:
+        """Resolve the checkpoint; refuse settings that differ from it.
+
+        Lightning would take the checkpoint's hyper-parameters without a word.
+        """
+        given = self.settings.get("ckpt_path")
+        if given is None:
+            return
+        path = self._checkpoint(str(given))
+        self.settings["ckpt_path"] = str(path)
+        if self.config["subcommand"] == "fit":
+            checkpoint = WholeFiles().load_checkpoint(path, map_location="cpu")
+            self._refuse_changes(checkpoint, path)
+
+    def _checkpoint(self, given: str) -> Path:
+        """Return the file of a path, or of "last" and "best" of the newest run."""
+        if given in ("last", "best"):
+            base = LOGS / self._name()
+            found = sorted(
+                base.glob(f"version_*/checkpoints/{given}.ckpt"), key=_version_of
+            )
+            if not found:
+                fail(f"--ckpt_path {given}: no run below {base} has a {given}.ckpt")
+            return found[-1]
+        if not Path(given).is_file():
+            fail(f"--ckpt_path: there is no file {given}")
+        return Path(given)
+
+    def _refuse_changes(self, checkpoint: dict[str, Any], path: Path) -> None:
+        self.subcommand = self.config["subcommand"]
+        self._dump_config()
+        dump = dict(self.config_dump)
+        del self.config_dump
+        stored = {
+            "model": checkpoint.get("hyper_parameters", {}),
+            "data": checkpoint.get("datamodule_hyper_parameters", {}),
+        }
+        changes = []
+        for part, old in stored.items():
+            new = dump.get(part) or {}
+            if "_class_path" in old and old["_class_path"] != new.get("class_path"):
+                changes.append((part, old["_class_path"], new.get("class_path")))
+            else:
+                changes += _differences(old, new.get("init_args", {}), part)
+        if changes:
+            listed = "; ".join(
+                f"{key} is {new}, the checkpoint has {old}" for key, old, new in changes
+            )
+            fail(
+                f"{listed}: resuming {path} never changes a hyper-parameter; set it "
+                "back, or start a new run without --ckpt_path"
+            )
+
+    # -- building ----------------------------------------------------------------
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; a bad argument is one line."""
+        self._cut_batches()
+        try:
+            super().instantiate_classes()
+            make = getattr(self.model, "make_optimizer", None)
+            if make is not None:  # else a bad value would show up late, as a traceback
+                make([nn.Parameter(torch.zeros(1))])
+        except (ValueError, TypeError, OSError) as error:
+            fail(str(error).replace("\n", " "))
+
+    def _cut_batches(self) -> None:
+        """Give the data as many mini-batches per batch as the optimizer asks for."""
+        model, data = self.settings.get("model"), self.settings.get("data")
+        init = model.get("init_args") if model else None
+        data_init = data.get("init_args") if data else None
+        if not init or not data_init or "minibatches" not in data_init:
+            return
+        needed = init.get("minibatches")
+        optimizer = init.get("optimizer")
+        if needed is None and optimizer:
+            entry = REGISTRY.get(optimizer["class_path"].rsplit(".", 1)[-1])
+            values = optimizer.get("init_args") or Namespace()
+            needed = entry.traits.count("minibatches", vars(values)) if entry else 1
+        if data_init["minibatches"] == 1 and needed is not None:
+            data_init["minibatches"] = needed
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add our loggers, checkpoint files and progress bar where none are named."""
+        settings = self._get(self.config_init, "trainer")
+        fitting = self.subcommand == "fit"
+        self.run_folder = self._run_folder()
+        if settings.get("logger") in (None, True):
+            kwargs["logger"] = self._loggers() if fitting else False
+        if settings.get("default_root_dir") is None:
+            kwargs["default_root_dir"] = str(self.run_folder)
+        plugins = settings.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        kwargs["plugins"] = [*plugins, WholeFiles()]
+        if not fitting:
+            self.save_config_callback = None
+        callbacks = settings.get("callbacks") or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if not bar and settings.get("enable_progress_bar") is not False:
+            callbacks.append(RichProgressBar())
+        kwargs["callbacks"] = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    def _name(self) -> str:
+        if self.settings.get("name"):
+            return str(self.settings["name"])
+        files = self.settings.get("config") or []
+        return Path(str(files[0])).stem if files else "run"
+
+    def _run_folder(self) -> Path:
+        """Return the folder of the checkpoint's run, or of a new one."""
+        checkpoint = self.settings.get("ckpt_path")
+        if checkpoint is not None:
+            folder = Path(checkpoint).resolve().parent
+            return folder.parent if folder.name == "checkpoints" else folder
+        base = LOGS / self._name()
+        versions = [_version_of(folder) for folder in base.glob("version_*")]
+        return base / f"version_{max(versions, default=-1) + 1}"
+
+    def _loggers(self) -> list[Any]:
+        folder = self.run_folder
+        place = (str(folder.parent.parent), folder.parent.name, folder.name)
+        return [TensorBoard(*place), _Csv(*place)]
+
+    # -- running -----------------------------------------------------------------
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, then test the final weights."""
+        self.trainer.fit(**kwargs)
+        checkpoints = [
+            callback
+            for callback in self.trainer.checkpoint_callbacks
+            if isinstance(callback, Checkpoints) and callback.interrupted
+        ]
+        if checkpoints:
+            number = checkpoints[0].interrupted
+            last = f"{checkpoints[0].folder}/last.ckpt"
+            print(
+                f"interrupted after step {self.trainer.global_step}; go on with\n"
+                f"  {PROGRAM} fit --config {self.run_folder}/config.yaml "
+                f"--ckpt_path {last}"
+            )
+            raise SystemExit(128 + int(number or 0))
+        if self.settings.get("test_after_fit") and not self.trainer.fast_dev_run:
+            self._test(kwargs.get("datamodule"))
+        if not self.trainer.fast_dev_run and self.trainer.is_global_zero:
+            print(f"logs: {self.run_folder}")
+            print(f"to look at them: tensorboard --logdir {LOGS}")
+
+    def _test(self, data: LightningDataModule | None) -> None:
+        testable = type(self.model).test_step is not LightningModule.test_step
+        if data is None or not testable:
+            return
+        results = self.trainer.test(self.model, datamodule=data, verbose=False)
+        if self.trainer.is_global_zero:
+            for name, value in (results[0] if results else {}).items():
+                print(f"{name}: {value:.4f}")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write one line per sample to predictions.csv in the run's folder."""
+        rows = torch.cat([*self.trainer.predict(**kwargs)])
+        self.run_folder.mkdir(parents=True, exist_ok=True)
+        file = self.run_folder / "predictions.csv"
+        rows = rows.reshape(len(rows), -1).cpu()
+        with open(file, "w") as out:
+            for row in rows.tolist():
+                out.write(",".join(map(str, row)) + "\n")
+        print(f"predictions: {file}")
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if kwargs.get("datamodule", True) is None:
+            fail(f"{subcommand} needs data: give --data or a config that names it")
+        return kwargs
+
+
+class _Csv(CSVLogger):
+    """A CSV logger that keeps the rows of an earlier part of the same run."""
+
+    @property
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            file = Path(self.log_dir) / "metrics.csv"
+            former = file.read_text() if file.is_file() else None
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Experiment logs directory")
+                experiment = super().experiment
+            if former is not None:
+                file.write_text(former)
+                experiment.metrics_keys = former.splitlines()[0].split(",")
+            return experiment
+        return super().experiment
+
+
+def _version_of(path: Path) -> int:
+    match = re.search(r"version_(\d+)", str(path))
+    return int(match[1]) if match else -1
+
+
+def _differences(old: Any, new: Any, key: str) -> list[tuple[str, Any, Any]]:
+    """Return (key, old, new) wherever settings that both sides know differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        shared = [k for k in old if k in new and k not in _FREE_ON_RESUME]
+        return [
+            change
+            for k in shared
+            if not k.startswith("_")
+            for change in _differences(old[k], new[k], _joined(key, k))
+        ]
+    return [] if old == new else [(key, old, new)]
+
+
+def _joined(key: str, name: str) -> str:
+    return key if name == "init_args" else f"{key}.{name}"
+
+
+def main(args: Sequence[str]) -> None:
+    """Run a command of Lightning's; what the user can mend is one line."""
+    try:
+        CommandLine(args)
+    except (UserError, MisconfigurationException) as error:
+        fail(str(error).replace("\n", " "))
+    except Diverged as error:
+        fail(str(error), code=1)
+    except RuntimeError as error:
+        if "Error(s) in loading state_dict" not in str(error):
+            raise
+        lines = [line.strip() for line in str(error).splitlines()]
+        fail(f"the checkpoint is of another model: {' '.join(lines[1:])[:300]}")

@@ -1,0 +1,75 @@
+"""Classification by any network."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric
+
+from modules.task import LRSchedulerFactory, Task
+
+
+class Classifier(Task):
+    """Cross-entropy and accuracy of any network.
+
+    Args:
+        network: Builds the network; in a config its class_path and init_args. Its
+            outputs are logits, at least as many as there are classes.
+        optimizer: See `Task`.
+        minibatches: See `Task`.
+        scheduler: See `Task`.
+        scheduler_interval: See `Task`.
+        groups: See `Task`.
+    """
+
+    metric_names = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        optimizer: OptimizerCallable,
+        minibatches: int | None = None,
+        scheduler: LRSchedulerFactory | None = None,
+        scheduler_interval: str = "epoch",
+        groups: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(optimizer, minibatches, scheduler, scheduler_interval, groups)
+        self.network = network()
+        self.means = nn.ModuleDict(
+            {name.replace("/", "_"): MeanMetric() for name in self.metric_names}
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, outputs) of images (B, C, H, W)."""
+        return self.network(images)
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean cross-entropy of (images, labels)."""
+        images, labels = batch
+        return cross_entropy(self(images), labels)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the validation means."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the test means."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the most probable class of every image, shape (B,)."""
+        return self(batch[0]).argmax(1)
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        images, labels = batch
+        logits = self(images)
+        right = (logits.argmax(1) == labels).float()
+        values = {"accuracy": right.mean(), "loss": cross_entropy(logits, labels)}
+        for name, value in values.items():
+            mean = self.means[f"{stage}_{name}"]
+            mean.update(value, weight=len(labels))
+            self.log(
+                f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=True
+            )

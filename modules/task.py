@@ -1,0 +1,221 @@
+"""The base of everything that is trained: a loss, and any optimizer."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerTypeUnion, OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lightning_ecd.errors import Diverged, UserError
+from lightning_ecd.optimizers import traits_of
+from modules.checks import hyperparameters_of, refuse_incompatible
+
+#: Builds a learning-rate scheduler for an optimizer.
+LRSchedulerFactory = Callable[[Optimizer], LRSchedulerTypeUnion]
+
+
+class Task(LightningModule):
+    """A loss to be minimized by any optimizer.
+
+    Subclasses write `loss`; training_step and the loss contract live here. An
+    optimizer gets the mean loss of exactly the samples its gradient came from: over
+    all micro-batches under gradient accumulation (also in the epoch's short last
+    group), over all ranks, and independent of logging.
+
+    Args:
+        optimizer: Builds the optimizer; in a config its class_path and init_args, on
+            the command line the name of a registered optimizer or an import path.
+        minibatches: Mini-batches K that make up a batch of the loader: evaluation i
+            of a step sees part i mod K. None: as many as the optimizer asks for; 1:
+            all evaluations see the same batch.
+        scheduler: Builds the learning-rate scheduler.
+        scheduler_interval: "epoch" or "step": when the scheduler advances.
+        groups: Hyper-parameters of parameters whose name matches a pattern, such as
+            ``{"*.bias": {"weight_decay": 0.0}}``; the first match counts.
+
+    Note:
+        BatchNorm statistics move and dropout masks change at every evaluation of the
+        loss, however many an optimizer makes.
+    """
+
+    #: What the hyper-parameter tab of TensorBoard shows.
+    metric_names: tuple[str, ...] = ("train/loss",)
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        minibatches: int | None = None,
+        scheduler: LRSchedulerFactory | None = None,
+        scheduler_interval: str = "epoch",
+        groups: dict[str, dict[str, Any]] | None = None,
+    ):
+        if minibatches is not None and minibatches < 1:
+            raise ValueError(f"minibatches must be at least 1, got {minibatches}")
+        if scheduler_interval not in ("epoch", "step"):
+            raise ValueError(
+                f"scheduler_interval must be epoch or step, got {scheduler_interval!r}"
+            )
+        super().__init__()
+        self.save_hyperparameters()
+        # From Python the arguments are callables, which a checkpoint that is loaded
+        # as plain data could not hold; from the command line they are plain data.
+        for hparams in (self._hparams, self._hparams_initial):
+            for name in [name for name, value in hparams.items() if callable(value)]:
+                del hparams[name]
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.scheduler_interval = scheduler_interval
+        self.groups = groups
+        self.minibatches = minibatches
+        self.evaluations = 0
+        self._evaluation = 0  # within the step
+        self._losses: list[tuple[Tensor, int]] = []  # of the gradient being summed
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """Return the mean loss of a batch.
+
+        Differentiable, works under no_grad, logs nothing, and is pure but for
+        running state such as BatchNorm's.
+        """
+
+    def batch_size(self, batch: Any) -> int:
+        """Return the number of samples that `loss` averages over."""
+        return next(len(leaf) for leaf in tree_leaves(batch) if torch.is_tensor(leaf))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of the part of the batch that this evaluation sees."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._losses.clear()
+        if self.minibatches and self.minibatches > 1:
+            batch = self._part(batch, self._evaluation % self.minibatches)
+        size = self.batch_size(batch)
+        loss = self.loss(batch)
+        self._losses.append((loss.detach(), size))
+        first = self._losses[0][1]
+        return loss if size == first else loss * (size / first)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Let the optimizer see the mean loss of its gradient's samples; log it."""
+        assert optimizer_closure is not None
+        self._evaluation = 0
+
+        def closure() -> Tensor:
+            optimizer_closure()
+            self._evaluation += 1
+            self.evaluations += 1
+            return self._mean_loss()
+
+        loss = optimizer.step(closure=closure)
+        if loss is None:  # a gradient scaler hands back nothing
+            loss = self._mean_loss()
+        trainer = self.trainer
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            self._log_step(loss)
+
+    def _log_step(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            name = type(self.trainer.optimizers[0]).__name__
+            raise Diverged(
+                f"step {self.trainer.global_step - 1}: the loss is {loss.item()}; "
+                f"{name} has diverged"
+            )
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/evaluations", float(self.evaluations))
+
+    def _mean_loss(self) -> Tensor:
+        """Return the mean over all samples and make the gradient match it.
+
+        Lightning divides each micro-batch's gradient by the number k of micro-batches
+        in a full group; with n_1 samples in the first and n in all of them, k n_1 / n
+        makes it the gradient of the mean, however short the group or its last batch.
+        """
+        sizes = [size for _, size in self._losses]
+        total, k = sum(sizes), self.trainer.accumulate_grad_batches
+        if k * sizes[0] != total:
+            for p in self.parameters():
+                if p.grad is not None:
+                    p.grad.mul_(k * sizes[0] / total)
+        if len(sizes) == 1:
+            mean = self._losses[0][0]
+        else:
+            mean = torch.stack([loss * (n / total) for loss, n in self._losses]).sum()
+        if self.trainer.world_size > 1:
+            mean = self.trainer.strategy.reduce(mean, reduce_op="mean")
+        return mean
+
+    def _part(self, batch: Any, index: int) -> Any:
+        """Return part `index` of `minibatches` equal parts of a batch."""
+        size = self.batch_size(batch) // self.minibatches
+        span = slice(index * size, (index + 1) * size)
+        return tree_map(
+            lambda leaf: leaf[span] if torch.is_tensor(leaf) else leaf, batch
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Build optimizer and scheduler; refuse what the Trainer would make wrong."""
+        optimizer = self.make_optimizer(self._parameter_groups())
+        if self.minibatches is None:
+            traits = traits_of(type(optimizer))
+            hyperparameters = hyperparameters_of(optimizer)
+            self.minibatches = traits.count("minibatches", hyperparameters)
+        if self._trainer is not None:
+            refuse_incompatible(self.trainer, optimizer, self.minibatches)
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": self.scheduler_interval,
+                "monitor": getattr(scheduler, "monitor", "val/loss"),
+            },
+        }
+
+    def on_fit_start(self) -> None:
+        """Refuse a loader that cuts its batches otherwise than the task."""
+        data = getattr(self.trainer, "datamodule", None)
+        given = getattr(data, "minibatches", self.minibatches)
+        if given != self.minibatches:
+            raise UserError(
+                f"data.minibatches is {given}, but the optimizer and the task need "
+                f"{self.minibatches}: set data.minibatches={self.minibatches}"
+            )
+
+    def _parameter_groups(self) -> list[Any]:
+        if not self.groups:
+            return list(self.parameters())
+        members: dict[str, list[Tensor]] = {pattern: [] for pattern in self.groups}
+        rest: list[Tensor] = []
+        for name, p in self.named_parameters():
+            match = [key for key in self.groups if fnmatchcase(name, key)]
+            (members[match[0]] if match else rest).append(p)
+        for pattern, found in members.items():
+            if not found:
+                raise UserError(
+                    f"groups: no parameter's name matches {pattern!r}; names are "
+                    + ", ".join(name for name, _ in self.named_parameters())
+                )
+        matched = [{"params": members[key], **self.groups[key]} for key in members]
+        return [*([{"params": rest}] if rest else []), *matched]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the running number of evaluations."""
+        checkpoint["evaluations"] = self.evaluations
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting evaluations."""
+        self.evaluations = checkpoint.get("evaluations", 0)
