@@ -1,6 +1,7 @@
 """The command line: Lightning's, with strict resuming and one-line errors."""
 
 import difflib
+import logging
 import re
 import sys
 import warnings
@@ -48,6 +49,24 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise SystemExit(code)
 
 
+def one_line(message: str) -> str:
+    """Return a parser's message without the alternatives that nobody meant."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    lines = [line for line in dict.fromkeys(lines) if line]
+    if any("Does not validate against any of the Union" in line for line in lines):
+        lines = [
+            line
+            for line in lines
+            if not re.match(
+                r"Subtypes|Errors|Given value|.*NoneType|.*Does not validate", line
+            )
+            or line.startswith("Parser key")
+        ]
+    text = re.sub(r"\s+", " ", "; ".join(lines)).replace(":; ", ": ")
+    text = re.sub(r"Does not validate against any of the Union subtypes;? ?", "", text)
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", text)
+
+
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line that names the key, and exit code 2."""
 
@@ -63,9 +82,7 @@ class Parser(LightningArgumentParser):
         fail(self._explained(message))
 
     def _explained(self, message: str) -> str:
-        lines = [line.strip(" -") for line in message.splitlines()]
-        text = re.sub(r"\s+", " ", "; ".join(dict.fromkeys(filter(None, lines))))
-        text = re.sub(r"<class '(\w+)'>", r"\1", text).replace(":; ", ": ")
+        text = one_line(message)
         key = re.search(r"(?:Parser key \"|Option ')([\w.]+)[\"']", text)
         flag = self._flag(key[1]) if key else None
         if flag and flag != key[1]:
@@ -217,7 +234,7 @@ class CommandLine(LightningCLI):
             if make is not None:  # else a bad value would show up late, as a traceback
                 make([nn.Parameter(torch.zeros(1))])
         except (ValueError, TypeError, OSError) as error:
-            fail(str(error).replace("\n", " "))
+            fail(one_line(str(error)))
 
     def _cut_batches(self) -> None:
         """Give the data as many mini-batches per batch as the optimizer asks for."""
@@ -370,8 +387,16 @@ def _joined(key: str, name: str) -> str:
     return key if name == "init_args" else f"{key}.{name}"
 
 
+def _quieten() -> None:
+    """Drop advertisements, and warnings about Lightning's own use of torch."""
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    logger.addFilter(lambda record: "Tip:" not in record.getMessage())
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
+
+
 def main(args: Sequence[str]) -> None:
     """Run a command of Lightning's; what the user can mend is one line."""
+    _quieten()
     try:
         CommandLine(args)
     except (UserError, MisconfigurationException) as error:

@@ -29,6 +29,8 @@ def settings_of(key: str, args: Sequence[str]) -> list[str] | None:
     for suffix, value in _sources(key, args):
         if suffix in ("", "class_path") and _chooses(suffix, value):
             choices, flags = choices + 1, []
+        if not suffix and isinstance(value, str) and Path(value).is_file():
+            value = yaml.safe_load(Path(value).read_text())
         text = value if isinstance(value, str) else json.dumps(value)
         flags.append(f"--value{'.' if suffix else ''}{suffix}={text}")
     return flags if choices > 1 else None

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 
+from lightning_ecd.errors import UserError
 from modules.task import LRSchedulerFactory, Task
 
 
@@ -49,6 +51,32 @@ class Classifier(Task):
         """Return the mean cross-entropy of (images, labels)."""
         images, labels = batch
         return cross_entropy(self(images), labels)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a network that does not fit the images or has too few outputs."""
+        data = getattr(self.trainer, "datamodule", None)
+        shape, classes = getattr(data, "shape", None), getattr(data, "classes", 0)
+        if shape is None:
+            return
+        name = type(data).__name__
+        device = next(self.network.parameters()).device
+        training = self.network.training
+        self.network.eval()  # one image moves no statistics and draws no mask
+        try:
+            with torch.no_grad():
+                outputs = self.network(torch.zeros(1, *shape, device=device)).shape[-1]
+        except RuntimeError as error:
+            raise UserError(
+                f"the network does not take {name}'s images of shape {shape}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        finally:
+            self.network.train(training)
+        if outputs < classes:
+            raise UserError(
+                f"the network has {outputs} outputs, {name} has {classes} classes: set "
+                f"model.network.outputs to at least {classes}"
+            )
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the validation means."""
