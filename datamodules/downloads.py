@@ -1,0 +1,61 @@
+"""Downloads that are checked, and appear whole or not at all."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torchvision.datasets.utils import download_url
+
+from lightning_ecd.errors import UserError
+
+_TIMEOUT = 10.0  # seconds that a silent server is waited for
+_REMEDY = "set data_dir or the environment variable LIGHTNING_ECD_DATA to a folder that"
+
+
+def fetch(path: Path, mirrors: Sequence[str], md5: str) -> None:
+    """Download a file.
+
+    Args:
+        path: Where the file shall be; its name is also that at the mirrors.
+        mirrors: Addresses ending in a slash, tried in this order.
+        md5: The checksum of the file.
+
+    Raises:
+        UserError: The folder is not writable, or no mirror has the file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(dir=path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path} is missing and cannot be downloaded, since the folder "
+            f"{path.parent} is not writable ({error.strerror}): {_REMEDY} has the "
+            "file or can be written"
+        ) from error
+    failures = []
+    with place as folder, _timeout(_TIMEOUT):
+        for mirror in mirrors:
+            try:
+                download_url(mirror + path.name, folder, path.name, md5)
+                os.replace(Path(folder, path.name), path)
+                return
+            except (OSError, RuntimeError) as error:  # URLError is an OSError
+                failures.append(f"{mirror}: {error}")
+    raise UserError(
+        f"{path} is missing and could not be downloaded ({'; '.join(failures)}): put "
+        f"the file there, or {_REMEDY} has it"
+    )
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Limit how long new connections wait."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,205 @@
+"""Batches of tensors that already lie in the memory of the training device."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_ecd.errors import UserError
+from lightning_ecd.randomness import generator
+
+Order = Literal["shuffled", "sequential", "replacement"]
+Last = Literal["short", "drop", "even"]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+ORDER_STREAM, AUGMENT_STREAM, SPLIT_STREAM = range(3)
+
+
+class Loader:
+    """Iterates over tensors in memory, batch by batch, in a reproducible order.
+
+    The order of an epoch is a function of (seed, epoch) alone, drawn on the CPU
+    whatever the device, and the loader's place in it is two numbers. Lightning sets
+    the epoch and saves and restores the state, so a run that stops after batch i
+    continues with batch i + 1, bit for bit.
+
+    A loader batch holds `minibatches` chunks of `batch_size` samples for a rank; the
+    chunks k of all ranks together are chunk k of the batch that one rank with
+    ``world_size * batch_size`` would see. Every rank has the same number of batches.
+
+    Args:
+        tensors: What to iterate over, all of the same length; a batch is a tuple.
+        indices: The samples of this split; None: all.
+        batch_size: Samples in a mini-batch of one rank.
+        minibatches: Mini-batches in a loader batch.
+        order: Of an epoch: "shuffled", "sequential", or as many independent draws
+            "replacement" as the split has samples.
+        last: What becomes of an epoch's last, incomplete batch: "short" keeps what is
+            a multiple of ``world_size * minibatches``, "drop" nothing; "even" cuts
+            the epoch into batches of nearly equal size, leaving no sample out (for
+            evaluation; it needs ``minibatches=1``).
+        prepare: Turns the first tensor of a batch into what the network sees; may
+            work in place.
+        augment: ``augment(batch, generator)`` changes the first tensor of a batch
+            before `prepare`; the CPU generator is a function of
+            (seed, epoch, batch, rank).
+        seed: Of order and augmentation.
+        rank: This process.
+        world_size: The number of processes.
+    """
+
+    batch_sampler = None  # Lightning reads it as soon as there is a sampler
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        indices: Tensor | None = None,
+        *,
+        batch_size: int,
+        minibatches: int = 1,
+        order: Order = "shuffled",
+        last: Last = "short",
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        augment: Augment | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        at_least_one("batch_size", batch_size)
+        at_least_one("minibatches", minibatches)
+        one_of("order", order, ("shuffled", "sequential", "replacement"))
+        one_of("last", last, ("short", "drop", "even"))
+        if last == "even" and minibatches != 1:
+            raise ValueError(
+                f"minibatches must be 1 with last='even', not {minibatches}"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in [0, {world_size - 1}], not {rank}")
+        if len({len(tensor) for tensor in tensors}) != 1:
+            raise ValueError("tensors must have one length in common")
+        self.tensors = tuple(tensors)
+        self.indices = torch.arange(len(tensors[0])) if indices is None else indices
+        self.batch_size, self.minibatches = batch_size, minibatches
+        self.order, self.last = order, last
+        self.prepare, self.augment = prepare, augment
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = self.position = 0
+        self._restored: dict[str, Any] | None = None
+        if len(self) == 0:
+            raise ValueError(
+                f"batch_size ({batch_size}) x minibatches ({minibatches}) x ranks "
+                f"({world_size}) leaves no batch in {len(self.indices)} samples"
+            )
+
+    def __len__(self) -> int:
+        samples, full = len(self.indices), self._full
+        if self.last == "even":
+            return min(-(-samples // full), samples // self.world_size)
+        return samples // full + (self._short > 0)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        # Lightning does not exhaust a loader whose length it knows: nothing may
+        # stand after the last yield, and the position moves before it.
+        start = self._resumed_position()
+        order = self.epoch_order()
+        for batch in range(start, len(self)):
+            tensors = self._batch(order, batch)
+            self.position = batch + 1
+            yield tensors
+
+    @property
+    def sampler(self) -> "Loader":
+        """The loader itself: Lightning calls its sampler's `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; another one than the present starts at its beginning."""
+        if epoch != self.epoch:
+            self.position, self._restored = 0, None
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch and the number of its batches already yielded."""
+        state = {"epoch": self.epoch, "position": self.position}
+        return state | {"batches": len(self), "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue a saved epoch at the next iteration, unless `set_epoch` moves on."""
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._restored = dict(state)
+
+    def epoch_order(self) -> Tensor:
+        """Return the samples of the present epoch in order, on the data's device."""
+        samples = len(self.indices)
+        draws = generator(self.seed, ORDER_STREAM, self.epoch)
+        order = self.indices.cpu()
+        if self.order == "shuffled":
+            order = order[torch.randperm(samples, generator=draws)]
+        elif self.order == "replacement":
+            order = order[torch.randint(samples, (samples,), generator=draws)]
+        return order.to(self.tensors[0].device)
+
+    @property
+    def _full(self) -> int:
+        """Samples in a complete batch of all ranks together."""
+        return self.batch_size * self.minibatches * self.world_size
+
+    @property
+    def _short(self) -> int:
+        """Samples in the last, incomplete batch of all ranks together."""
+        if self.last == "drop":
+            return 0
+        rest = len(self.indices) % self._full
+        return rest - rest % (self.minibatches * self.world_size)
+
+    def _resumed_position(self) -> int:
+        """Return how many batches to skip; refuse an order that has changed."""
+        restored, self._restored = self._restored, None
+        if restored is None:
+            return 0
+        for name in ("batches", "seed"):
+            now = self.state_dict()[name]
+            if restored[name] != now:
+                raise UserError(
+                    f"the checkpoint stopped within an epoch with {name} = "
+                    f"{restored[name]}, but now {name} = {now}: resume with the same "
+                    "data settings, or from a checkpoint of an epoch's end"
+                )
+        return restored["position"]
+
+    def _samples(self, order: Tensor, batch: int) -> Tensor:
+        """Return this rank's part of a batch."""
+        if self.last == "even":
+            parts = len(self) * self.world_size
+            part, samples = batch * self.world_size + self.rank, len(order)
+            return order[part * samples // parts : (part + 1) * samples // parts]
+        first = batch * self._full
+        size = min(self._full, len(order) - first)
+        if size < self._full:
+            size = self._short
+        chunks = order[first : first + size].view(self.minibatches, self.world_size, -1)
+        return chunks[:, self.rank].reshape(-1)
+
+    def _batch(self, order: Tensor, batch: int) -> tuple[Tensor, ...]:
+        samples = self._samples(order, batch)
+        # index_select is several times faster than tensor[samples]
+        first, *others = (tensor.index_select(0, samples) for tensor in self.tensors)
+        if self.augment is not None:
+            counters = (AUGMENT_STREAM, self.epoch, batch, self.rank)
+            first = self.augment(first, generator(self.seed, *counters))
+        if self.prepare is not None:
+            first = self.prepare(first)
+        return first, *others
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuse an argument below 1."""
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse an argument that is not among the allowed words."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")

@@ -1,0 +1,100 @@
+"""Augmentation of whole batches of images, on the device where they are.
+
+Draws are made for each sample, on the CPU, so that all devices agree.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+class Augmentation(ABC):
+    """A random change of a batch of images."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the changed images.
+
+        Args:
+            images: (B, C, H, W), of any type; they are left alone.
+            generator: On the CPU; what all draws come from.
+
+        Returns:
+            New images, (B, C, H, W).
+        """
+
+
+class RandomShift(Augmentation):
+    """Shifts each image by up to some pixels in both directions; zeros move in.
+
+    The same law as torchvision's ``RandomCrop(size, padding=pixels)``.
+
+    Args:
+        pixels: The largest shift.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        if pixels < 0:
+            raise ValueError(f"pixels must be at least 0, not {pixels}")
+        self.pixels = pixels
+
+    def __call__(  # noqa: D102
+        self, images: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        batch, _, height, width = images.shape
+        top, left = torch.randint(
+            2 * self.pixels + 1, (2, batch), generator=generator
+        ).to(images.device)
+        padded = pad(images, 4 * [self.pixels])
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        return windows[torch.arange(batch, device=images.device), :, top, left]
+
+    def __repr__(self) -> str:
+        return f"RandomShift(pixels={self.pixels})"
+
+
+class RandomFlip(Augmentation):
+    """Mirrors each image, left and right, with a probability.
+
+    Args:
+        probability: Of being mirrored.
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability must be in [0, 1], not {probability}")
+        self.probability = probability
+
+    def __call__(  # noqa: D102
+        self, images: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        mirrored = torch.rand(len(images), generator=generator) < self.probability
+        mirrored = mirrored.to(images.device).view(-1, 1, 1, 1)
+        return torch.where(mirrored, images.flip(3), images)
+
+    def __repr__(self) -> str:
+        return f"RandomFlip(probability={self.probability})"
+
+
+class Compose(Augmentation):
+    """Applies several transforms, one after the other.
+
+    Args:
+        transforms: In the order of their application.
+    """
+
+    def __init__(self, transforms: Sequence[Augmentation]) -> None:
+        self.transforms = tuple(transforms)
+
+    def __call__(  # noqa: D102
+        self, images: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        for transform in self.transforms:
+            images = transform(images, generator)
+        return images
+
+    def __repr__(self) -> str:
+        return f"Compose({list(self.transforms)})"

@@ -1,0 +1,45 @@
+"""Prints every bar as one table: ``python -m tests.benchmarks``.
+
+Ratios of two things timed in turn in one process, medians, one thread. MNIST must be
+at hand (LIGHTNING_ECD_DATA, or a download).
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks import loops, steps
+
+
+def main() -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    rows: list[tuple[str, float, str, bool | None]] = []
+    for network in steps.NETWORKS:
+        for name, ratio in steps.ratios(network).items():
+            bar = steps.BARS.get((name, network))
+            met = None if bar is None else ratio <= bar
+            label = f"{name} / {steps.BASE}, step, {network}"
+            rows.append((label, ratio, f"<= {bar}" if bar else "", met))
+    for batch_size in (50, 128):
+        ratio = loops.loader_speedup(batch_size)
+        label = f"our loader / PIL DataLoader, batches per second, batch {batch_size}"
+        bar_text = f">= {loops.LOADER_BAR:g}"
+        rows.append((label, ratio, bar_text, ratio >= loops.LOADER_BAR))
+    for batch_size, bar in loops.OVERHEAD_BARS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            ratio = loops.overhead(batch_size, Path(folder))
+        label = f"Lightning / plain loop, LeNet 201,528 step, batch {batch_size}"
+        rows.append((label, ratio, f"<= {bar}", ratio <= bar))
+    table = Table("measured side by side, one thread", "ratio", "bar", "met")
+    for label, ratio, bar_text, met in rows:
+        verdict = "" if met is None else ("yes" if met else "NO")
+        table.add_row(label, f"{ratio:.3g}", bar_text, verdict)
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
