@@ -137,7 +137,8 @@ class Descent(torch.optim.Optimizer):
             self.flat.gather_gradients()
             return self._as_number(loss)
 
-        self.system.setdefault("steps", 0)
+        system = self.system
+        system.setdefault("steps", 0)
         with torch.no_grad():
             if closure is not None:
                 self.update(evaluate(), evaluate, **extra)
@@ -149,7 +150,7 @@ class Descent(torch.optim.Optimizer):
             else:
                 self.flat.gather_gradients()
                 self.update(math.nan, evaluate, **extra)
-        self.system["steps"] += 1
+        system["steps"] += 1
         return first
 
     def _as_number(self, loss: Any) -> Number:
