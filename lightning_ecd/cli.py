@@ -85,7 +85,7 @@ class Parser(LightningArgumentParser):
         text = one_line(message)
         key = re.search(r"(?:Parser key \"|Option ')([\w.]+)[\"']", text)
         flag = self._flag(key[1]) if key else None
-        if flag and flag != key[1]:
+        if key and flag and flag != key[1]:
             text = f"{flag}: {text}"
         if key and key[1].rsplit(".", 1)[-1] == "optimizer" and "import path" in text:
             text += "; registered optimizers: " + ", ".join(REGISTRY)
@@ -314,9 +314,9 @@ class CommandLine(LightningCLI):
                 f"--ckpt_path {last}"
             )
             raise SystemExit(128 + int(number or 0))
-        if self.settings.get("test_after_fit") and not self.trainer.fast_dev_run:
+        if self.settings.get("test_after_fit") and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._test(kwargs.get("datamodule"))
-        if not self.trainer.fast_dev_run and self.trainer.is_global_zero:
+        if not self.trainer.fast_dev_run and self.trainer.is_global_zero:  # type: ignore[attr-defined]
             print(f"logs: {self.run_folder}")
             print(f"to look at them: tensorboard --logdir {LOGS}")
 
@@ -331,7 +331,7 @@ class CommandLine(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Write one line per sample to predictions.csv in the run's folder."""
-        rows = torch.cat([*self.trainer.predict(**kwargs)])
+        rows = torch.cat([*(self.trainer.predict(**kwargs) or [])])
         self.run_folder.mkdir(parents=True, exist_ok=True)
         file = self.run_folder / "predictions.csv"
         rows = rows.reshape(len(rows), -1).cpu()
@@ -392,6 +392,7 @@ def _quieten() -> None:
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     logger.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks")
 
 
 def main(args: Sequence[str]) -> None:

@@ -71,7 +71,9 @@ def annotated_ranges(constructor: Callable[..., Any]) -> dict[str, Range]:
         >>> annotated_ranges(build)
         {'lr': LogUniform(low=0.001, high=1.0)}
     """
-    function = constructor.__init__ if isinstance(constructor, type) else constructor
+    function: Any = constructor
+    if isinstance(constructor, type):
+        function = vars(constructor).get("__init__", constructor)
     found: dict[str, Range] = {}
     for name, hint in get_type_hints(function, include_extras=True).items():
         for extra in getattr(hint, "__metadata__", ()):

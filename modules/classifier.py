@@ -96,7 +96,7 @@ class Classifier(Task):
         right = (logits.argmax(1) == labels).float()
         values = {"accuracy": right.mean(), "loss": cross_entropy(logits, labels)}
         for name, value in values.items():
-            mean = self.means[f"{stage}_{name}"]
+            mean: Any = self.means[f"{stage}_{name}"]
             mean.update(value, weight=len(labels))
             self.log(
                 f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=True

@@ -65,7 +65,8 @@ class Task(LightningModule):
         self.save_hyperparameters()
         # From Python the arguments are callables, which a checkpoint that is loaded
         # as plain data could not hold; from the command line they are plain data.
-        for hparams in (self._hparams, self._hparams_initial):
+        stored: tuple[Any, Any] = (self._hparams, self._hparams_initial)
+        for hparams in stored:
             for name in [name for name, value in hparams.items() if callable(value)]:
                 del hparams[name]
         self.make_optimizer = optimizer
@@ -122,14 +123,15 @@ class Task(LightningModule):
         if loss is None:  # a gradient scaler hands back nothing
             loss = self._mean_loss()
         trainer = self.trainer
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (trainer.global_step + 1) % every == 0:  # this step is not counted yet
             self._log_step(loss)
 
     def _log_step(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             name = type(self.trainer.optimizers[0]).__name__
             raise Diverged(
-                f"step {self.trainer.global_step - 1}: the loss is {loss.item()}; "
+                f"step {self.trainer.global_step}: the loss is {loss.item()}; "
                 f"{name} has diverged"
             )
         self.log("train/loss", loss, prog_bar=True)
@@ -158,7 +160,7 @@ class Task(LightningModule):
 
     def _part(self, batch: Any, index: int) -> Any:
         """Return part `index` of `minibatches` equal parts of a batch."""
-        size = self.batch_size(batch) // self.minibatches
+        size = self.batch_size(batch) // (self.minibatches or 1)
         span = slice(index * size, (index + 1) * size)
         return tree_map(
             lambda leaf: leaf[span] if torch.is_tensor(leaf) else leaf, batch

@@ -201,7 +201,7 @@ class Checkpoints(Checkpoint):
         if trainer.world_size == 1:
             return self._asked is not None
         # Ranks agree, but not at every step: asking them waits.
-        if trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return False
         asked = self._asked is not None
         if trainer.strategy.reduce_boolean_decision(asked, all=False):
@@ -231,7 +231,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer, "last.ckpt")
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert self.folder is not None
         if name == "last.ckpt":
@@ -271,10 +271,10 @@ class Checkpoints(Checkpoint):
 
 def _random_states() -> dict[str, Any]:
     """Return the states of all global generators, as plain data and tensors."""
-    _, keys, *rest = np.random.get_state()
+    _, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": [torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }

@@ -43,7 +43,7 @@ class Diagnostics(Callback):
     ) -> None:
         """Log the optimizer's diagnostics when the logger is due."""
         step = trainer.global_step
-        if step % trainer.log_every_n_steps:
+        if step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         info = getattr(trainer.optimizers[0], "info", None)
         if not info:
@@ -72,7 +72,7 @@ class Diagnostics(Callback):
         from lightning_ecd.figures import phase_space  # matplotlib costs a second
 
         figure = phase_space(**self._path)
-        if trainer.log_dir and not trainer.fast_dev_run:
+        if trainer.log_dir and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
             figure.savefig(Path(trainer.log_dir) / "phase_space.png", dpi=120)
         for logger in trainer.loggers:

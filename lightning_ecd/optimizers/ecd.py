@@ -168,7 +168,8 @@ class ECD(Descent):
             self._report(V, E, energy, p2, 0.0)
             return
 
-        k, scale = H.kick(V, E), 1.0
+        k = H.kick(V, E)
+        scale: Number = 1.0
         if host:
             scale = own["scale"] * r
         else:
@@ -191,7 +192,7 @@ class ECD(Descent):
             add_scaled(_span(x, [span]), step, _span(p, [span]))
 
         if nu := head.get("nu"):
-            q.add_(self.draw("normal", q).mul_(nu * square**0.5))
+            add_scaled(q, nu * square**0.5, self.draw("normal", q))
             square = square_norm(q)
             back = (p2 / where(square > 0, square, 1.0)) ** 0.5
             if host:
@@ -260,7 +261,7 @@ class ECD(Descent):
         """
         law = normals if kind == "normal" else uniforms
         seed = self.param_groups[0]["seed"]
-        return law(like, seed, self.system["steps"], like.storage_offset())
+        return law(like, seed, self.system["steps"], int(like.storage_offset()))
 
     def _potential(
         self,

@@ -1,0 +1,42 @@
+"""Search ranges of the registry as Ray Tune domains."""
+
+from typing import Any
+
+from ray import tune
+
+from lightning_ecd.optimizers import REGISTRY
+from lightning_ecd.ranges import Choice, Integers, LogUniform, Range, Uniform
+
+
+def domain(range_: Range) -> Any:
+    """Return the Ray domain of a range.
+
+    Args:
+        range_: What stands beside a hyper-parameter.
+
+    Returns:
+        A domain that Ray's searchers sample.
+    """
+    match range_:
+        case LogUniform(low, high):
+            return tune.loguniform(low, high)
+        case Uniform(low, high):
+            return tune.uniform(low, high)
+        case Integers(low, high):
+            return tune.randint(low, high + 1)  # Ray leaves the upper end out
+        case Choice(values):
+            return tune.choice(list(values))
+    raise TypeError(f"not a range: {range_!r}")
+
+
+def search_space(optimizer: str) -> dict[str, Any]:
+    """Return a registered optimizer's search space, for ``tune.Tuner(param_space=)``.
+
+    Args:
+        optimizer: Its name in the registry.
+
+    Returns:
+        Flag of the command line to domain, such as ``model.optimizer.lr``.
+    """
+    ranges = REGISTRY[optimizer].ranges
+    return {f"model.optimizer.{key}": domain(value) for key, value in ranges.items()}
