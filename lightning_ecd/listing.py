@@ -71,16 +71,11 @@ def main(args: Sequence[str]) -> None:
     elif options.markdown:
         print(markdown(rows))
     else:
-        table = Table("optimizer", "family", "what it is", "needs", "state", "paper")
+        table = Table("optimizer", "family", "what it is", "needs")
         for row in rows:
             needs = ["loss"] if row["needs_loss"] else []
             needs += ["gradient", *(["noise"] if row["draws_noise"] else [])]
-            table.add_row(
-                row["name"],
-                row["family"],
-                row["summary"],
-                f"{', '.join(needs)}; {row['evaluations']} evaluation(s)",
-                row["state"],
-                row["paper"],
-            )
+            if row["evaluations"] != "1":
+                needs.append(f"{row['evaluations']} evaluations")
+            table.add_row(row["name"], row["family"], row["summary"], ", ".join(needs))
         Console().print(table)

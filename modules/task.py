@@ -40,6 +40,9 @@ class Task(LightningModule):
             ``{"*.bias": {"weight_decay": 0.0}}``; the first match counts.
 
     Note:
+        Frozen parameters are left out: to thaw one, add it to the optimizer as a
+        group, as Lightning's BaseFinetuning does.
+
         BatchNorm statistics move and dropout masks change at every evaluation of the
         loss, however many an optimizer makes.
     """
@@ -124,7 +127,7 @@ class Task(LightningModule):
             loss = self._mean_loss()
         trainer = self.trainer
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (trainer.global_step + 1) % every == 0:  # this step is not counted yet
+        if every and (trainer.global_step + 1) % every == 0:  # not counted yet
             self._log_step(loss)
 
     def _log_step(self, loss: Tensor) -> None:
@@ -198,18 +201,19 @@ class Task(LightningModule):
             )
 
     def _parameter_groups(self) -> list[Any]:
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         if not self.groups:
-            return list(self.parameters())
+            return [p for _, p in named]
         members: dict[str, list[Tensor]] = {pattern: [] for pattern in self.groups}
         rest: list[Tensor] = []
-        for name, p in self.named_parameters():
+        for name, p in named:
             match = [key for key in self.groups if fnmatchcase(name, key)]
             (members[match[0]] if match else rest).append(p)
         for pattern, found in members.items():
             if not found:
                 raise UserError(
-                    f"groups: no parameter's name matches {pattern!r}; names are "
-                    + ", ".join(name for name, _ in self.named_parameters())
+                    f"groups: no trainable parameter's name matches {pattern!r}; names "
+                    "are " + ", ".join(name for name, _ in named)
                 )
         matched = [{"params": members[key], **self.groups[key]} for key in members]
         return [*([{"params": rest}] if rest else []), *matched]

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_ecd.errors import UserError
 
@@ -149,10 +150,9 @@ class Checkpoints(Checkpoint):
             raise KeyboardInterrupt
         self._asked = number
 
-    def teardown(
-        self, trainer: Trainer, pl_module: LightningModule, stage: str
-    ) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
+        # Not later: Lightning gives its own back before `teardown`.
         self._release_signals()
 
     def on_exception(
@@ -201,7 +201,8 @@ class Checkpoints(Checkpoint):
         if trainer.world_size == 1:
             return self._asked is not None
         # Ranks agree, but not at every step: asking them waits.
-        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
+        if trainer.global_step % every:
             return False
         asked = self._asked is not None
         if trainer.strategy.reduce_boolean_decision(asked, all=False):
@@ -210,7 +211,8 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the best weights so far."""
-        if self.monitor is None or trainer.sanity_checking or not trainer.training:
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if self.monitor is None or trainer.sanity_checking or not fitting:
             return
         if self.monitor not in trainer.callback_metrics:
             raise UserError(

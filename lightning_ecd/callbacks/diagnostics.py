@@ -25,7 +25,7 @@ class Diagnostics(Callback):
             raise ValueError(f"points must be at least 2, got {points}")
         self.points = points
         self._path: dict[str, list[float]] = {"step": [], "V": [], "momentum": []}
-        self._seen, self._every = 0, 1
+        self._seen, self._every, self._last = 0, 1, 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Tell the hyper-parameter tab which metrics the task has."""
@@ -42,9 +42,10 @@ class Diagnostics(Callback):
         batch_idx: int,
     ) -> None:
         """Log the optimizer's diagnostics when the logger is due."""
-        step = trainer.global_step
-        if step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not every or step % every or step == self._last:  # accumulating: no step
             return
+        self._last = step
         info = getattr(trainer.optimizers[0], "info", None)
         if not info:
             return

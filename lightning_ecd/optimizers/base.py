@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -236,8 +237,12 @@ class Descent(torch.optim.Optimizer):
         """Return plain numbers and contiguous-order vectors (torch's layout)."""
         packed = super().state_dict()
         packed["param_groups"] = [_plain(group) for group in packed["param_groups"]]
+        # the numbers are copies, so the vectors must be: a snapshot of one moment
         packed["state"] = {
-            index: self._in_checkpoint_order(vectors)
+            index: {
+                name: vector.clone()
+                for name, vector in self._in_checkpoint_order(vectors).items()
+            }
             for index, vectors in packed["state"].items()
         }
         return packed
@@ -274,6 +279,7 @@ class Descent(torch.optim.Optimizer):
         self._flat = None
         self.info = {}
         super().__setstate__(state)
+        self.state = defaultdict(dict, self.state)
 
 
 _watched_step = torch.optim.Optimizer.profile_hook_step(Descent._step)
@@ -300,9 +306,15 @@ def _require_within(interval: str, name: str, value: Any) -> None:
 
 def where(condition: bool | Tensor, yes: Number, no: Number) -> Number:
     """Return `yes` where the condition holds, else `no`, for floats or tensors."""
-    if isinstance(condition, Tensor):
-        return torch.where(condition, yes, no)  # type: ignore[arg-type]
-    return yes if condition else no
+    if not isinstance(condition, Tensor):
+        return yes if condition else no
+    # torch.where copies a Python number to the device and waits; masked_fill does not
+    if not isinstance(no, Tensor):
+        assert isinstance(yes, Tensor)
+        return yes.masked_fill(~condition, no)
+    if not isinstance(yes, Tensor):
+        return no.masked_fill(condition, yes)
+    return torch.where(condition, yes, no)
 
 
 def add_scaled(y: Tensor, factor: Number, v: Tensor) -> None:

@@ -40,6 +40,8 @@ from lightning_ecd.ranges import LogUniform, Uniform
 
 #: A squared norm of q outside these bounds is folded into the scale.
 _SMALL, _LARGE = 2.0**-60, 2.0**60
+#: What a counter never reaches; the papers write 1e20 and 1e25.
+_NEVER = 2**62
 #: Steps without V > 0 after which the user is told that nothing moves.
 _FROZEN = 100
 _CLIPPING = (
@@ -89,7 +91,7 @@ class ECD(Descent):
         """Set energy and momenta from the first loss with V > 0."""
         head = self.param_groups[0]
         V = self._potential(loss, self.param_groups, self.flat.spans)
-        if not V > self.eps2:  # before the first motion a device may be asked
+        if not V > self._threshold(head):  # before the first motion a device may be asked
             return False
         H = self.hamiltonian(head)
         E = H.initial(V, self._extra_energy(head))
@@ -192,7 +194,10 @@ class ECD(Descent):
             add_scaled(_span(x, [span]), step, _span(p, [span]))
 
         if nu := head.get("nu"):
-            add_scaled(q, nu * square**0.5, self.draw("normal", q))
+            turn = nu * square**0.5
+            if not host:
+                turn = where(live, turn, 0.0)
+            add_scaled(q, turn, self.draw("normal", q))
             square = square_norm(q)
             back = (p2 / where(square > 0, square, 1.0)) ** 0.5
             if host:
@@ -211,7 +216,7 @@ class ECD(Descent):
     def _count(self, V: Number, live: bool | Tensor) -> None:
         """Advance the counters by a step that moved the particle where `live`."""
         system = self.system
-        moved = where(live, 1, 0) if isinstance(live, Tensor) else 1
+        moved = live * 1
         better = live & (V < system["best"])
         system["since_best"] = where(better, 0, system["since_best"] + moved)
         system["best"] = where(better, V, system["best"])
@@ -226,8 +231,8 @@ class ECD(Descent):
     def _bounce_due(self, group: dict[str, Any], live: bool | Tensor) -> bool:
         """Return whether to bounce: the one flag that an accelerator is asked for."""
         system = self.system
-        fixed = system["since_fixed"] == group["bounce_every"]
-        stuck = system["since_best"] == group["patience"]
+        fixed = system["since_fixed"] == _counted(group["bounce_every"])
+        stuck = system["since_best"] == _counted(group["patience"])
         return bool((fixed | stuck) & live)
 
     def _bounce(self, group: dict[str, Any], own: dict[str, Any], q: Tensor) -> None:
@@ -246,11 +251,10 @@ class ECD(Descent):
             q.mul_(scale)
         system = self.system
         system["bounces"] = system["bounces"] + 1
-        fixed = system["since_fixed"] == group["bounce_every"]
-        system["fixed"] = system["fixed"] + where(fixed, 1, 0)
+        fixed = system["since_fixed"] == _counted(group["bounce_every"])
+        system["fixed"] = system["fixed"] + fixed * 1
         again = fixed & (system["fixed"] < group["fixed_bounces"])
-        passed = system["since_fixed"] + where(fixed, 1, 0)
-        system["since_fixed"] = where(again, 0, passed)
+        system["since_fixed"] = where(again, 0, system["since_fixed"] + fixed * 1)
         system["since_best"] = system["since_best"] * 0
 
     def draw(self, kind: Literal["normal", "uniform"], like: Tensor) -> Tensor:
@@ -439,7 +443,7 @@ class BBI(ECD):
         if not group["fixed_bounces"] and not group["compat"]:
             # Without fixed bounces only patience counts; the released code bounces
             # once even so.
-            stuck = self.system["since_best"] == group["patience"]
+            stuck = self.system["since_best"] == _counted(group["patience"])
             return bool(stuck & live)
         return super()._bounce_due(group, live)
 
@@ -576,6 +580,11 @@ class ECDSep(ECD):
 
     def _lr(self, group: dict[str, Any]) -> float:
         return self.defaults["lr"] if group["compat"] else group["lr"]
+
+
+def _counted(steps: float) -> float:
+    """Return a number of steps that a counter on a device can be compared with."""
+    return min(steps, _NEVER)
 
 
 def _span(vector: Tensor, spans: list[tuple[int, int]]) -> Tensor:

@@ -1,0 +1,241 @@
+"""One table of optimizers and their arguments; small problems to minimize.
+
+Every test that runs for all optimizers is parametrised over `CASES`. A registered
+class without an entry here fails `tests/optimizers/test_registry.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_ecd.optimizers import REGISTRY, Descent
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of one optimizer.
+
+    Attributes:
+        good: Label -> arguments; together they cover every variant and switch, and
+            each makes progress on every problem of `PROBLEMS`.
+        bad: Arguments to refuse, with the argument that the message must name.
+    """
+
+    good: dict[str, Settings]
+    bad: list[tuple[Settings, str]] = field(default_factory=list)
+
+
+def _outside(name: str, *values: float) -> list[tuple[Settings, str]]:
+    return [({name: value}, name) for value in (*values, float("nan"))]
+
+
+_BBI = {"lr": 0.05, "bounce_every": 7, "fixed_bounces": 2, "patience": 9}
+_SEP = {"lr": 0.2, "nu": 1e-3}
+
+CASES: dict[str, Case] = {
+    "SGD": Case(
+        {
+            "plain": {"lr": 0.05},
+            "momentum": {"lr": 0.02, "momentum": 0.8},
+            "nesterov": {"lr": 0.02, "momentum": 0.8, "nesterov": True},
+        }
+    ),
+    "Adam": Case(
+        {
+            "plain": {"lr": 0.05},
+            "decay": {"lr": 0.05, "weight_decay": 1e-3},
+            "amsgrad": {"lr": 0.05, "amsgrad": True},
+        }
+    ),
+    "AdamW": Case({"plain": {"lr": 0.05}, "amsgrad": {"lr": 0.05, "amsgrad": True}}),
+    "RMSprop": Case(
+        {
+            "plain": {"lr": 0.01},
+            "momentum": {"lr": 0.01, "momentum": 0.5},
+            "centered": {"lr": 0.01, "centered": True},
+        }
+    ),
+    "HeavyBall": Case(
+        {
+            "positive": {"lr": 0.02, "momentum": 0.8},
+            "negative": {"lr": 0.05, "momentum": -0.5},
+            "none": {"lr": 0.05, "momentum": 0.0},
+            "decay": {"lr": 0.02, "momentum": 0.5, "weight_decay": 1e-2},
+        },
+        [
+            *_outside("lr", 0.0, -1.0, float("inf")),
+            *_outside("momentum", -1.0, 1.0, 2.0),
+            *_outside("weight_decay", -1e-3, float("inf")),
+        ],
+    ),
+    "BBI": Case(
+        {
+            "bouncing": _BBI,
+            "patient": {"lr": 0.05, "bounce_every": 10**20, "patience": 10**25},
+            "extra": {**_BBI, "extra_energy": 0.5, "f_min": -0.05},
+            "isotropic": {**_BBI, "bounce": "isotropic", "seed": 3},
+            "decay": {**_BBI, "weight_decay": 1e-2, "extra_energy": 0.1},
+            "unconserved": {**_BBI, "conserve_energy": False},
+            "unfixed": {**_BBI, "fixed_bounces": 0},
+            "compat": {**_BBI, "compat": True, "extra_energy": 0.2},
+            "compat_unfixed": {**_BBI, "compat": True, "fixed_bounces": 0},
+        },
+        [
+            *_outside("lr", 0.0, -1.0, float("inf")),
+            *_outside("f_min", float("inf")),
+            *_outside("extra_energy", -0.1, float("inf")),
+            *_outside("bounce_every", 0, -1),
+            *_outside("fixed_bounces", -1),
+            *_outside("patience", 0, -1),
+            *_outside("weight_decay", -1e-3, float("inf")),
+            ({"bounce": "spherical"}, "bounce"),
+            ({"compat": True, "weight_decay": 1e-3}, "weight_decay"),
+        ],
+    ),
+    "ECDSep": Case(
+        {
+            "still": {**_SEP, "nu": 0.0},
+            "turning": {**_SEP, "seed": 11},
+            "extra": {**_SEP, "extra_energy": 0.5, "f_min": -0.05},
+            "eta": {**_SEP, "eta": 2.5, "extra_energy": 0.3},
+            "unregular": {**_SEP, "s": 0.0, "lr": 0.05},
+            "half": {**_SEP, "s": 0.5, "eta": 2.0},
+            "decay": {**_SEP, "weight_decay": 1e-2},
+            "unconserved": {**_SEP, "conserve_energy": False},
+            "compat": {**_SEP, "compat": True, "eta": 2.0, "weight_decay": 1e-2},
+        },
+        [
+            *_outside("lr", 0.0, -1.0, float("inf")),
+            *_outside("f_min", float("inf")),
+            *_outside("extra_energy", -0.1, float("inf")),
+            *_outside("eta", 0.9, 0.0, -1.0),
+            *_outside("nu", -1e-9),
+            *_outside("s", -1.0),
+            *_outside("weight_decay", -1e-3, float("inf")),
+            ({"s": 0.0, "extra_energy": 3.0}, "extra_energy"),
+        ],
+    ),
+}
+
+
+def variants(
+    keep: Callable[[str], bool] = lambda name: True,
+) -> pytest.MarkDecorator:
+    """Return a parametrisation over (name, settings) of the optimizers kept.
+
+    Args:
+        keep: Which optimizers, by the name under which they are registered.
+    """
+    return pytest.mark.parametrize(
+        ("name", "settings"),
+        [
+            pytest.param(name, settings, id=f"{name}-{label}")
+            for name, case in CASES.items()
+            if name in REGISTRY and keep(name)
+            for label, settings in case.good.items()
+        ],
+    )
+
+
+def ours(name: str) -> bool:
+    """Return whether an optimizer follows this project's step protocol."""
+    return issubclass(REGISTRY[name].cls, Descent)
+
+
+def build(name: str, settings: Settings, params: Any) -> torch.optim.Optimizer:
+    """Return a registered optimizer on `params`."""
+    return REGISTRY[name].cls(params, **settings)
+
+
+# Small problems: a problem is a list of starting tensors and a loss on such a list.
+
+Loss = Callable[[Sequence[Tensor]], Tensor]
+
+SHAPES = [(3, 4), (5,), (), (2, 3, 2)]
+
+
+def _entries(params: Sequence[Tensor]) -> Tensor:
+    return torch.cat([p.reshape(-1) for p in params])
+
+
+def quadratic(params: Sequence[Tensor]) -> Tensor:
+    """0.05 + half a weighted sum of squares; curvatures between 0.2 and 2."""
+    v = _entries(params)
+    h = torch.linspace(0.2, 2.0, v.numel(), dtype=v.dtype, device=v.device)
+    return 0.05 + 0.5 * (h * (v - 0.3) ** 2).sum()
+
+
+def rosenbrock(params: Sequence[Tensor]) -> Tensor:
+    """A bent valley between consecutive entries, scaled to curvatures near 5."""
+    v = _entries(params)
+    return 0.01 + 0.1 * ((1 - v[:-1]) ** 2 + 4 * (v[1:] - v[:-1] ** 2) ** 2).sum()
+
+
+def logistic(params: Sequence[Tensor]) -> Tensor:
+    """Log loss of a linear classifier on 60 fixed points, not separable."""
+    v = _entries(params)
+    draws = torch.Generator().manual_seed(7)
+    points = torch.randn(60, v.numel(), generator=draws, dtype=torch.float64)
+    noise = torch.randn(60, generator=draws, dtype=torch.float64)
+    labels = (points[:, 0] - points[:, 1] + noise > 0).to(v.device, v.dtype)
+    logits = points.to(v.device, v.dtype) @ v
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+
+
+PROBLEMS: dict[str, Loss] = {
+    "quadratic": quadratic,
+    "rosenbrock": rosenbrock,
+    "logistic": logistic,
+}
+
+
+def start(
+    dtype: torch.dtype = torch.float64,
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
+    device: str = "cpu",
+    seed: int = 1,
+) -> list[Tensor]:
+    """Return leaf parameters with fixed random values of size about 0.7."""
+    draws = torch.Generator().manual_seed(seed)
+    return [
+        (0.7 * torch.randn(shape, generator=draws, dtype=torch.float64))
+        .to(device, dtype)
+        .requires_grad_()
+        for shape in shapes
+    ]
+
+
+def closure_of(
+    optimizer: torch.optim.Optimizer, params: Sequence[Tensor], loss: Loss
+) -> Callable[[], Tensor]:
+    """Return the closure that training would hand to `step`."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(params)
+        value.backward()
+        return value
+
+    return closure
+
+
+def descend(
+    optimizer: torch.optim.Optimizer,
+    params: Sequence[Tensor],
+    loss: Loss,
+    steps: int,
+) -> list[float]:
+    """Take steps and return the losses at their starting points."""
+    closure = closure_of(optimizer, params, loss)
+    return [optimizer.step(closure).item() for _ in range(steps)]
+
+
+def values(params: Sequence[Tensor]) -> Tensor:
+    """Return a copy of all entries in contiguous order, shape (n,)."""
+    return _entries([p.detach().contiguous() for p in params]).clone()
