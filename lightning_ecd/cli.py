@@ -32,6 +32,8 @@ from lightning_ecd.overrides import settings_of
 PROGRAM = "lightning-ecd"
 #: Where every run writes.
 LOGS = Path("logs")
+#: Redraws of the progress bar per second; Lightning's 100 slow small steps down.
+REFRESH_RATE = 10
 #: Settings of the data that may change on resuming: no training batch depends on them.
 _FREE_ON_RESUME = {"data_dir", "eval_batch_size"}
 #: Parts of a configuration whose class a later source may change.
@@ -270,7 +272,7 @@ class CommandLine(LightningCLI):
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if not bar and settings.get("enable_progress_bar") is not False:
-            callbacks.append(RichProgressBar())
+            callbacks.append(RichProgressBar(refresh_rate=REFRESH_RATE))
         kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 

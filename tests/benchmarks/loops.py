@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules import MNIST
 from lightning_ecd.callbacks import Checkpoints, Diagnostics, TensorBoard, WholeFiles
+from lightning_ecd.cli import REFRESH_RATE
 from lightning_ecd.optimizers import BBI
 from modules import Classifier, LeNet
 from tests.benchmarks.timing import interleaved
@@ -104,7 +105,7 @@ def overhead(batch_size: int, folder: Path, segments: int = 40) -> float:
             alternate,
             Checkpoints(every_n_steps=500),
             Diagnostics(),
-            RichProgressBar(),
+            RichProgressBar(refresh_rate=REFRESH_RATE),
         ],
     )
     trainer.fit(Classifier(network, bbi), datamodule=data)
