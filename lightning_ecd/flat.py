@@ -61,18 +61,21 @@ def _accurate_dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum()
     row, rest = _rows(n)
     if rest:
-        tail = torch.dot(a[-rest:], b[-rest:]).double()
+        tail = _float64(torch.dot(a[-rest:], b[-rest:]))
         return _accurate_rows(a[:-rest], b[:-rest], row).add_(tail)
     return _accurate_rows(a, b, row)
 
 
 def _accurate_rows(a: Tensor, b: Tensor, row: int) -> Tensor:
     if a.data_ptr() == b.data_ptr():  # one pass, several times faster than vecdot
-        norms = torch.linalg.vector_norm(a.view(-1, row), dim=1).double()
+        norms = _float64(torch.linalg.vector_norm(a.view(-1, row), dim=1))
         return torch.dot(norms, norms)
-    return torch.linalg.vecdot(a.view(-1, row), b.view(-1, row)).sum(
-        dtype=torch.float64
-    )
+    return _float64(torch.linalg.vecdot(a.view(-1, row), b.view(-1, row))).sum()
+
+
+def _float64(v: Tensor) -> Tensor:
+    """Return `v` in float64, on the CPU if the device has none."""
+    return (v.cpu() if v.device.type == "mps" else v).double()
 
 
 @lru_cache(maxsize=64)

@@ -73,7 +73,7 @@ def annotated_ranges(constructor: Callable[..., Any]) -> dict[str, Range]:
     """
     function: Any = constructor
     if isinstance(constructor, type):
-        function = vars(constructor).get("__init__", constructor)
+        function = constructor.__init__  # type: ignore[misc]
     found: dict[str, Range] = {}
     for name, hint in get_type_hints(function, include_extras=True).items():
         for extra in getattr(hint, "__metadata__", ()):

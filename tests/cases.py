@@ -6,6 +6,7 @@ class without an entry here fails `tests/optimizers/test_registry.py`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -180,12 +181,17 @@ def rosenbrock(params: Sequence[Tensor]) -> Tensor:
 def logistic(params: Sequence[Tensor]) -> Tensor:
     """Log loss of a linear classifier on 60 fixed points, not separable."""
     v = _entries(params)
+    points, labels = _points(v.numel(), v.dtype, v.device)
+    return torch.nn.functional.binary_cross_entropy_with_logits(points @ v, labels)
+
+
+@cache
+def _points(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     draws = torch.Generator().manual_seed(7)
-    points = torch.randn(60, v.numel(), generator=draws, dtype=torch.float64)
+    points = torch.randn(60, n, generator=draws, dtype=torch.float64)
     noise = torch.randn(60, generator=draws, dtype=torch.float64)
-    labels = (points[:, 0] - points[:, 1] + noise > 0).to(v.device, v.dtype)
-    logits = points.to(v.device, v.dtype) @ v
-    return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    labels = points[:, 0] - points[:, 1] + noise > 0
+    return points.to(device, dtype), labels.to(device, dtype)
 
 
 PROBLEMS: dict[str, Loss] = {

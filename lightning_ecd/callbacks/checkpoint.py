@@ -1,7 +1,6 @@
 """Checkpoints that are whole, and a run that resumes to the bit."""
 
 import os
-import pickle
 import random
 import signal
 import threading
@@ -41,14 +40,16 @@ class WholeFiles(TorchCheckpointIO):
         beside = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with open(beside, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
+            try:
+                with open(beside, "wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(beside, target)
+            finally:  # also after Ctrl-C
+                beside.unlink(missing_ok=True)
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
-            beside.unlink(missing_ok=True)
             kept = " (the former one is untouched)" if target.exists() else ""
             raise UserError(
                 f"cannot write the checkpoint {target}{kept}: {_reason(error)}; free "
@@ -66,12 +67,15 @@ class WholeFiles(TorchCheckpointIO):
         if not Path(path).is_file():
             raise UserError(f"there is no checkpoint {path}")
         try:
-            return super().load_checkpoint(path, map_location, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+            checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+        except Exception as error:  # torch's reader raises whatever it stumbles over
             raise UserError(
                 f"cannot read the checkpoint {path}: it is truncated, corrupted or "
                 f"holds more than plain data ({_reason(error)})"
             ) from error
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise UserError(f"{path} is not a checkpoint of a Trainer")
+        return checkpoint
 
 
 def _reason(error: BaseException) -> str:
@@ -127,6 +131,7 @@ class Checkpoints(Checkpoint):
         self._asked: int | None = None
         self._saved_step = -1
         self._random: list[dict[str, Any]] | None = None
+        self._metrics: dict[str, float] = {}
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -140,6 +145,10 @@ class Checkpoints(Checkpoint):
         if self._random is not None:
             _set_random_states(self._random[trainer.global_rank % len(self._random)])
             self._random = None
+        for config in trainer.lr_scheduler_configs:
+            watched = config.reduce_on_plateau and config.interval == "epoch"
+            if watched and config.monitor in self._metrics:
+                config.scheduler.step(self._metrics[config.monitor])
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._ask)
@@ -251,17 +260,23 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add every rank's random states."""
+        """Add every rank's random states, and what schedulers watch."""
         states: list[Any] = [_random_states()]
         if trainer.world_size > 1 and dist.is_initialized():
             states = [None] * trainer.world_size
             dist.all_gather_object(states, _random_states())
         checkpoint["random_states"] = states
+        metrics = trainer.callback_metrics.items()
+        checkpoint["metrics"] = {name: float(value) for name, value in metrics}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the random states for the start of training."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        metrics = checkpoint.get("metrics", {})
+        self._metrics = metrics if _begin_next_epoch(checkpoint) else {}
         self._random = checkpoint.get("random_states")
         if self._random is None:
             warnings.warn(
@@ -269,6 +284,34 @@ class Checkpoints(Checkpoint):
                 "from an uninterrupted one",
                 stacklevel=2,
             )
+
+
+def _begin_next_epoch(checkpoint: dict[str, Any]) -> bool:
+    """Turn the state of an epoch's end into that of the next one's beginning.
+
+    From the former Lightning 2.6 takes one batch of every epoch if there is a
+    max_steps, and miscounts epochs if the file is of the last batch.
+
+    Args:
+        checkpoint: What was loaded; its loops are changed in place.
+
+    Returns:
+        Whether the file is of `on_train_epoch_end`, which comes before schedulers
+        that watch a metric are updated.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    epoch, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    now = epoch["current"]
+    if now["processed"] < now["ready"] and not batches["is_last_batch"]:
+        return False
+    ended = now["completed"] < now["processed"]
+    for counts in (epoch["total"], epoch["current"]):
+        counts["completed"] = counts["processed"] = counts["ready"]
+    batches["total"]["completed"] = batches["total"]["ready"]
+    batches["current"] = dict.fromkeys(batches["current"], 0)
+    batches["is_last_batch"] = False
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]
+    return ended
 
 
 def _random_states() -> dict[str, Any]:

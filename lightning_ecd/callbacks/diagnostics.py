@@ -63,7 +63,7 @@ class Diagnostics(Callback):
             column.append(values[name])
         if len(path["step"]) > self.points:  # keep every other point from now on
             for name in path:
-                path[name] = path[name][::2]
+                path[name] = path[name][1::2]
             self._every *= 2
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

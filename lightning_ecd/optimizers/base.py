@@ -219,6 +219,14 @@ class Descent(torch.optim.Optimizer):
                     )
                     for key, number in group.get("system", {}).items()
                 }
+        self._rebound(former)
+
+    def _rebound(self, former: FlatParameters | None) -> None:
+        """Mend what depends on the layout of the vectors.
+
+        Args:
+            former: The layout before; None after building, loading or copying.
+        """
 
     def new_vector(self) -> Tensor:
         """Return zeros laid out as `x`, in float32 beside 16-bit parameters."""

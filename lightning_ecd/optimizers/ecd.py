@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_ecd.flat import square_norm
+from lightning_ecd.flat import FlatParameters, square_norm
 from lightning_ecd.optimizers.base import (
     Descent,
     Evaluate,
@@ -40,7 +40,8 @@ from lightning_ecd.ranges import LogUniform, Uniform
 
 #: A squared norm of q outside these bounds is folded into the scale.
 _SMALL, _LARGE = 2.0**-60, 2.0**60
-#: What a counter never reaches; the papers write 1e20 and 1e25.
+#: More steps than anybody takes: the papers write 1e20 and 1e25, which a counter on
+#: an accelerator could not be compared with.
 _NEVER = 2**62
 #: Steps without V > 0 after which the user is told that nothing moves.
 _FROZEN = 100
@@ -87,16 +88,34 @@ class ECD(Descent):
         """Return groups and spans of every particle: one, whatever the groups."""
         return [(self.param_groups, self.flat.spans)]
 
+    def _rebound(self, former: FlatParameters | None) -> None:
+        # A checkpoint of a CPU run holds q and its scale, one of an accelerator p.
+        # Frozen parameters took their part of |p|² with them.
+        for groups, spans in self._particles() if "momentum" in self.vectors else ():
+            own = groups[0].setdefault("system", {})
+            if "p2" not in own:
+                continue
+            q = _span(self.vectors["momentum"], spans)
+            if self.flat.host:
+                scale = own.setdefault("scale", 1.0)
+            else:
+                q.mul_(own.pop("scale", 1.0))
+                scale = 1.0
+            if former is not None:
+                own["p2"] = scale * scale * square_norm(q)
+
     def _start(self, loss: Number) -> bool:
         """Set energy and momenta from the first loss with V > 0."""
         head = self.param_groups[0]
         V = self._potential(loss, self.param_groups, self.flat.spans)
-        if not V > self._threshold(head):  # before the first motion a device may be asked
+        # before the first motion a device may be asked
+        if not V > self._threshold(head):
             return False
         H = self.hamiltonian(head)
         E = H.initial(V, self._extra_energy(head))
         self.vectors["momentum"] = self.new_vector()
         self.system.update(
+            start=V,
             energy=E,
             best=self._number(math.inf),
             since_best=self._number(0),
@@ -123,11 +142,12 @@ class ECD(Descent):
             q[start:stop].sub_(self.g[start:stop])
             if self.decayed_start and group["weight_decay"]:
                 q[start:stop].sub_(self.x[start:stop], alpha=group["weight_decay"])
-        q = q[spans[0][0] : spans[-1][1]]
-        square = square_norm(q)
-        if not square > 0:  # a critical point has no downhill: any direction will do
+        q = _span(q, spans)
+        if q.any():
+            q.div_(q.abs().max())  # the square of 1e30 or 1e-30 leaves float32
+        else:  # a critical point has no downhill: any direction will do
             q.copy_(self.draw("normal", q))
-            square = square_norm(q)
+        square = square_norm(q)
         own = groups[0].setdefault("system", {})
         own["p2"] = p2
         own["scale"] = (p2 / square) ** 0.5 if square > 0 else 1.0
@@ -143,7 +163,8 @@ class ECD(Descent):
         groups: list[dict[str, Any]],
         spans: list[tuple[int, int]],
     ) -> None:
-        head, shared, own = groups[0], self.system, groups[0]["system"]
+        head, shared = groups[0], self.system
+        own = head.setdefault("system", {})
         H, host = self.hamiltonian(head), self.flat.host
         V = self._potential(loss, groups, spans)
         live = V > self._threshold(head)
@@ -152,7 +173,10 @@ class ECD(Descent):
             return
         if not host:
             V = where(live, V, 1.0)
-        E, p2 = shared["energy"], own["p2"]
+        E = shared["energy"]
+        if "p2" not in own:  # a group added in mid-run that is a particle of its own
+            self._launch(H.kinetic(shared["start"], E), groups, spans)
+        p2 = own["p2"]
         energy = H.energy(V, p2)
 
         r: Number = 1.0
@@ -176,14 +200,21 @@ class ECD(Descent):
             scale = own["scale"] * r
         else:
             k = where(live, k, 0.0)
-            q.mul_(where(live, r, 1.0))
+            if isinstance(r, Tensor):
+                q.mul_(where(live, r, 1.0))
         x, g = self.x, self.g
+        wide = host and k > _LARGE * scale  # a factor that float32 may not hold
+        kicked = p.double() if wide else p
         for group, span in zip(groups, spans, strict=True):
             step = self._lr(group) * k / scale
-            part = _span(p, [span])
+            part = _span(kicked, [span])
             add_scaled(part, -step, _span(g, [span]))
             if group["weight_decay"]:
                 add_scaled(part, -step * group["weight_decay"], _span(x, [span]))
+        if wide:
+            size = square_norm(_span(kicked, spans)) ** 0.5 or 1.0
+            q.copy_(_span(kicked, spans).div(size))
+            scale *= size
         square = square_norm(q)
         p2 = scale * scale * square
         d = H.drift(V, E, p2)
@@ -231,8 +262,8 @@ class ECD(Descent):
     def _bounce_due(self, group: dict[str, Any], live: bool | Tensor) -> bool:
         """Return whether to bounce: the one flag that an accelerator is asked for."""
         system = self.system
-        fixed = system["since_fixed"] == _counted(group["bounce_every"])
-        stuck = system["since_best"] == _counted(group["patience"])
+        fixed = system["since_fixed"] == group["bounce_every"]
+        stuck = system["since_best"] == group["patience"]
         return bool((fixed | stuck) & live)
 
     def _bounce(self, group: dict[str, Any], own: dict[str, Any], q: Tensor) -> None:
@@ -241,7 +272,8 @@ class ECD(Descent):
             q.copy_(self.draw("uniform", q).sub_(0.5))
         else:
             q.copy_(self.draw("normal", q))
-        scale = (own["p2"] / square_norm(q)) ** 0.5
+        square = square_norm(q)
+        scale = (own["p2"] / where(square > 0, square, 1.0)) ** 0.5
         if self.flat.host:
             own["scale"] = scale
             if scale == 0:
@@ -251,7 +283,7 @@ class ECD(Descent):
             q.mul_(scale)
         system = self.system
         system["bounces"] = system["bounces"] + 1
-        fixed = system["since_fixed"] == _counted(group["bounce_every"])
+        fixed = system["since_fixed"] == group["bounce_every"]
         system["fixed"] = system["fixed"] + fixed * 1
         again = fixed & (system["fixed"] < group["fixed_bounces"])
         system["since_fixed"] = where(again, 0, system["since_fixed"] + fixed * 1)
@@ -420,9 +452,9 @@ class BBI(ECD):
             "lr": lr,
             "f_min": f_min,
             "extra_energy": extra_energy,
-            "bounce_every": bounce_every,
+            "bounce_every": min(bounce_every, _NEVER),
             "fixed_bounces": fixed_bounces,
-            "patience": patience,
+            "patience": min(patience, _NEVER),
             "conserve_energy": conserve_energy,
             "weight_decay": weight_decay,
             "bounce": bounce,
@@ -443,7 +475,7 @@ class BBI(ECD):
         if not group["fixed_bounces"] and not group["compat"]:
             # Without fixed bounces only patience counts; the released code bounces
             # once even so.
-            stuck = self.system["since_best"] == _counted(group["patience"])
+            stuck = self.system["since_best"] == group["patience"]
             return bool(stuck & live)
         return super()._bounce_due(group, live)
 
@@ -580,11 +612,6 @@ class ECDSep(ECD):
 
     def _lr(self, group: dict[str, Any]) -> float:
         return self.defaults["lr"] if group["compat"] else group["lr"]
-
-
-def _counted(steps: float) -> float:
-    """Return a number of steps that a counter on a device can be compared with."""
-    return min(steps, _NEVER)
 
 
 def _span(vector: Tensor, spans: list[tuple[int, int]]) -> Tensor:

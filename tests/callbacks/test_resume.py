@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from pytorch_lightning import Callback
+from pytorch_lightning.cli import ReduceLROnPlateau
 from torch.optim.lr_scheduler import ExponentialLR
 
 from lightning_ecd.callbacks import Checkpoints, WholeFiles
@@ -212,6 +213,38 @@ def test_twice_in_one_epoch(tmp_path):
     assert first.seen + second.seen + third.seen == whole.seen
 
 
+@pytest.mark.parametrize("case", ["max_epochs", "max_steps", "signal"])
+@pytest.mark.parametrize("steps", [16, 20, 2 * EPOCH])
+def test_from_the_end_of_an_epoch_to_a_number_of_steps(case, steps, tmp_path):
+    interval = {"val_check_interval": 5}
+    whole, first = uninterrupted(tmp_path, **interval), make_task()
+    if case == "signal":
+        kick = At(EPOCH - 1, lambda trainer: signal.raise_signal(signal.SIGTERM))
+        fit(tmp_path, first, kick, **interval)
+    else:
+        fit(tmp_path, first, **{case: 1 if case == "max_epochs" else EPOCH}, **interval)
+    second, _ = resumed(tmp_path, max_steps=steps, **interval)
+    third, _ = resumed(tmp_path, **interval)
+    assert torch.equal(weights(whole), weights(third))
+    assert second.seen == whole.seen[EPOCH:steps]
+    assert third.seen == whole.seen[steps:]
+
+
+def test_a_plateau_is_remembered(tmp_path):
+    halve = partial(
+        ReduceLROnPlateau, monitor="val/loss", patience=0, threshold=9.0, factor=0.5
+    )
+    settings = {"scheduler": halve}
+    whole, first = (
+        uninterrupted(tmp_path, settings=settings, max_epochs=4),
+        make_task(**settings),
+    )
+    fit(tmp_path, first, max_epochs=2)
+    second, runner = resumed(tmp_path, settings=settings, max_epochs=4)
+    assert runner.optimizers[0].param_groups[0]["lr"] < 0.05
+    assert torch.equal(weights(whole), weights(second))
+
+
 def test_evaluations_are_counted_on(tmp_path):
     fit(tmp_path, make_task(), max_steps=7)
     second, _ = resumed(tmp_path)
@@ -268,7 +301,8 @@ def test_a_monitor_that_nobody_logs_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"), [({"every_n_steps": -1}, "every_n_steps"), ({"mode": "x"}, "mode")]
+    ("settings", "named"),
+    [({"every_n_steps": -1}, "every_n_steps"), ({"mode": "x"}, "mode")],
 )
 def test_bad_arguments_are_refused_by_name(settings, named):
     with pytest.raises(ValueError, match=named):

@@ -183,7 +183,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize("copier", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("first", [0, 7])
+@pytest.mark.parametrize("first", [0, 8])
 @variants()
 def test_copies_continue_to_the_bit(name, settings, first, copier):
     params = start()

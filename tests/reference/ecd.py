@@ -174,7 +174,9 @@ class ECDSep:
         pairs = list(zip(groups, settings, strict=True))
         self.wds = [s["wd"] for tensors, s in pairs for _ in tensors]
         self.lrs = [
-            (settings[0] if compat else s)["lr"] for tensors, s in pairs for _ in tensors
+            (settings[0] if compat else s)["lr"]
+            for tensors, s in pairs
+            for _ in tensors
         ]
         self.iteration = 0
 
@@ -184,9 +186,7 @@ class ECDSep:
         eta, s, nu = self.head["eta"], self.head["s"], self.head["nu"]
         delta = self.head["deltaEn"] if s == 1 else 1.0
         xs = self.xs
-        decay = sum(
-            0.5 * wd * squared([x]) for wd, x in zip(self.wds, xs, strict=True)
-        )
+        decay = sum(0.5 * wd * squared([x]) for wd, x in zip(self.wds, xs, strict=True))
         Phi = loss + decay - self.head["F0"]
         if not (Phi > 0 and (Phi**eta if self.compat else Phi) > EPS2):
             return loss

@@ -1,0 +1,89 @@
+"""Every shipped configuration parses and runs; what is printed can be read back."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.conftest import EXPERIMENT, ROOT, SHORT
+
+CONFIGS = ROOT / "configs"
+
+
+def files(kind):
+    return sorted((CONFIGS / kind).glob("*.yaml"))
+
+
+def stem(file):
+    return file.stem
+
+
+def missing(file):
+    """Return what an experiment needs that is not here, or None."""
+    text = file.read_text()
+    data = re.search(r"^data: (.*)$", text, re.M)[1]
+    name = yaml.safe_load((file.parent / data).read_text())["class_path"]
+    folder = Path(os.environ.get("LIGHTNING_ECD_DATA", "data")) / name.split(".")[-1]
+    if name.endswith(".Digits") or folder.is_dir():
+        return None
+    return f"{folder} is missing: set LIGHTNING_ECD_DATA"
+
+
+def test_every_folder_of_configs_is_tested():
+    kinds = {folder.name for folder in CONFIGS.iterdir() if folder.is_dir()}
+    assert kinds <= {"trainer", "data", "network", "optimizer", "experiment"} | {
+        "search",
+        "table",
+        "study",
+        "comparison",
+    }
+
+
+@pytest.mark.parametrize("file", files("experiment"), ids=stem)
+def test_every_experiment_runs(file, cli):
+    if reason := missing(file):
+        pytest.skip(reason)
+    result = cli("fit", "--config", file, *SHORT, "--trainer.fast_dev_run=1")
+    assert (result.code, result.err) == (0, "")
+    assert not Path("logs").exists()
+
+
+@pytest.mark.parametrize("file", files("experiment"), ids=stem)
+def test_every_experiment_states_published_and_own_numbers(file):
+    head = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(head)
+    assert re.search(r"^# Published\b.*", text, re.M)
+    assert re.search(r"^# Ours\b", text, re.M)
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "network", "data", "trainer"])
+def test_every_part_parses(kind, cli):
+    for file in files(kind):
+        flag = f"--{kind}" if kind in ("data", "trainer") else f"--model.{kind}"
+        result = cli("fit", "--config", EXPERIMENT, flag, file, "--print_config")
+        assert (result.code, result.err) == (0, ""), file
+        printed = yaml.safe_load(result.out)
+        found = printed if flag.count(".") == 0 else printed["model"]["init_args"]
+        part, wanted = found[kind], yaml.safe_load(file.read_text())
+        assert (
+            part.get("class_path", "").split(".")[-1]
+            == wanted.get("class_path", "").split(".")[-1]
+        )
+        values, own = part.get("init_args", part), wanted.get("init_args", wanted)
+        assert {k: values[k] for k in own if k != "class_path"} == {
+            k: v for k, v in own.items() if k != "class_path"
+        }, file
+
+
+def test_a_printed_configuration_round_trips(cli, tmp_path):
+    first = cli("fit", "--config", EXPERIMENT, *SHORT, "--print_config")
+    assert first.code == 0
+    (tmp_path / "printed.yaml").write_text(first.out)
+    second = cli("fit", "--config", "printed.yaml", "--print_config")
+    assert second.code == 0
+    assert yaml.safe_load(second.out) == yaml.safe_load(first.out)
+    optimizer = yaml.safe_load(first.out)["model"]["init_args"]["optimizer"]
+    assert optimizer["class_path"] == "lightning_ecd.optimizers.BBI"
+    assert optimizer["init_args"]["lr"] == 0.2

@@ -1,0 +1,42 @@
+"""Two processes equal one on the union of their batches, and agree to the bit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.modules.toys import weights
+from tests.modules.two_processes import CASES, fit
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """The folder of what both ranks wrote, for every case."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.modules.two_processes", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one_on_the_union(case, ranks, tmp_path):
+    first, second = (torch.load(ranks / f"{case}-{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first["weights"], second["weights"])
+    assert torch.equal(first["loss"], second["loss"])
+    task, runner = fit(tmp_path, case)
+    worst = (weights(task) - first["weights"]).abs().max().item()
+    assert worst < 1e-12
+    union = runner.callback_metrics["train/loss"].item()
+    assert first["loss"].item() == pytest.approx(union, rel=1e-6)

@@ -1,0 +1,221 @@
+"""The path of accelerators, where an update waits for nothing.
+
+On a CPU the path is forced by declaring that no vector lies on the host, while every
+way of reading a number out of a tensor is forbidden.
+"""
+
+import contextlib
+
+import pytest
+import torch
+
+import lightning_ecd.flat
+from lightning_ecd.optimizers import BBI, ECDSep, HeavyBall
+from tests.cases import (
+    build,
+    closure_of,
+    descend,
+    ours,
+    quadratic,
+    rosenbrock,
+    start,
+    values,
+    variants,
+)
+from tests.optimizers.test_state import saved
+
+READS = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__")
+
+
+@pytest.fixture
+def as_if_on_a_device(monkeypatch):
+    """Make every vector count as one on an accelerator; return the switch."""
+
+    host = lightning_ecd.flat.on_host
+
+    def switch(on=True):
+        monkeypatch.setattr(
+            lightning_ecd.flat, "on_host", (lambda v: False) if on else host
+        )
+
+    return switch
+
+
+@contextlib.contextmanager
+def no_waiting(optimizer, allow_bounces):
+    """Forbid reading any tensor, but for the flag that says whether to bounce."""
+
+    def refuse(self, *args):
+        raise AssertionError("a tensor was read: on an accelerator this waits")
+
+    with pytest.MonkeyPatch.context() as patch:
+        originals = {name: getattr(torch.Tensor, name) for name in READS}
+        for name in READS:
+            patch.setattr(torch.Tensor, name, refuse)
+        reads = []
+        if allow_bounces:
+            due = optimizer._bounce_due
+
+            def allowed(group, live):
+                with pytest.MonkeyPatch.context() as inner:
+                    flag = originals["__bool__"]
+                    count = lambda t: (reads.append(1), flag(t))[1]  # noqa: E731
+                    inner.setattr(torch.Tensor, "__bool__", count)
+                    return due(group, live)
+
+            optimizer._bounce_due = allowed
+        try:
+            yield reads
+        finally:
+            if allow_bounces:
+                del optimizer._bounce_due
+
+
+def run(name, settings, loss, steps, waiting=True):
+    params = start()
+    optimizer = build(name, settings, params)
+    closure = closure_of(optimizer, params, loss)
+    optimizer.step(closure)  # the first step may ask
+    guard = no_waiting(optimizer, name == "BBI")
+    with contextlib.nullcontext([]) if waiting else guard as reads:
+        for _ in range(steps):
+            optimizer.step(closure)
+    return params, optimizer, len(reads)
+
+
+@pytest.mark.parametrize("loss", [quadratic, rosenbrock])
+@variants(ours)
+def test_equals_the_path_of_the_cpu_without_waiting(
+    name, settings, loss, as_if_on_a_device
+):
+    expected, host, _ = run(name, settings, loss, 60)
+    as_if_on_a_device()
+    params, device, reads = run(name, settings, loss, 60, waiting=False)
+    torch.testing.assert_close(values(params), values(expected), rtol=1e-12, atol=1e-13)
+    assert reads == (60 if name == "BBI" else 0)
+    assert set(host.info) == set(device.info)
+    for key, number in host.info.items():
+        assert isinstance(device.info[key], (torch.Tensor, float, int))
+        assert float(device.info[key]) == pytest.approx(number, rel=1e-10, abs=1e-10)
+
+
+@variants(ours)
+def test_rests_where_the_cpu_rests(name, settings, as_if_on_a_device):
+    """Some batches lie below f_min, some far above the energy."""
+
+    def noisy():
+        calls = 0
+
+        def value(params):
+            nonlocal calls
+            calls += 1
+            factor = (1.0, 1.7, 0.4, 2.5, 0.9)[calls % 5]
+            return factor * quadratic(params) - (50.0 if calls % 7 == 0 else 0.0)
+
+        return value
+
+    expected, host, _ = run(name, settings, noisy(), 60)
+    as_if_on_a_device()
+    params, device, _ = run(name, settings, noisy(), 60, waiting=False)
+    torch.testing.assert_close(values(params), values(expected), rtol=1e-12, atol=1e-13)
+    for count in {"skipped", "unscaled", "bounces"} & set(host.info):
+        assert int(device.info[count]) == host.info[count]
+
+
+@pytest.mark.parametrize("way", ["to the device", "to the CPU"])
+@variants(ours)
+def test_checkpoints_travel_between_cpu_and_device(
+    name, settings, way, as_if_on_a_device
+):
+    expected = start()
+    descend(build(name, settings, expected), expected, rosenbrock, 30)
+    first, second = (False, True) if way == "to the device" else (True, False)
+    as_if_on_a_device(first)
+    params = start()
+    optimizer = build(name, settings, params)
+    descend(optimizer, params, rosenbrock, 10)
+    checkpoint = saved(optimizer.state_dict())
+    as_if_on_a_device(second)
+    resumed = build(name, settings, params)
+    resumed.load_state_dict(checkpoint)
+    descend(resumed, params, rosenbrock, 20)
+    torch.testing.assert_close(values(params), values(expected), rtol=1e-11, atol=1e-12)
+
+
+@variants(ours)
+def test_state_dict_reads_device_numbers_out(name, settings, as_if_on_a_device):
+    as_if_on_a_device()
+    params = start()
+    optimizer = build(name, settings, params)
+    descend(optimizer, params, quadratic, 9)
+    group = optimizer.state_dict()["param_groups"][0]
+    assert all(type(v) in (int, float) for v in group["system"].values())
+
+
+def test_the_sums_of_a_device_are_float64(as_if_on_a_device):
+    as_if_on_a_device()
+    for n in (5, 2**17):
+        total = lightning_ecd.flat.square_norm(torch.ones(n))
+        assert total.shape == () and total.dtype == torch.float64
+        assert total.item() == n
+
+
+gpu = pytest.mark.gpu
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device"
+)
+
+
+@gpu
+@needs_cuda
+@variants(ours)
+def test_cuda_steps_never_wait_and_equal_the_cpu(name, settings):
+    if "bounce_every" in settings:  # draws differ between device types
+        settings = {**settings, "bounce_every": 10**20, "patience": 10**25}
+    expected = start()
+    descend(build(name, settings, expected), expected, rosenbrock, 31)
+    params = start(device="cuda")
+    optimizer = build(name, settings, params)
+    closure = closure_of(optimizer, params, rosenbrock)
+    optimizer.step(closure)
+    due = getattr(optimizer, "_bounce_due", None)
+
+    def allowed(group, live):
+        torch.cuda.set_sync_debug_mode("default")
+        flag = due(group, live)
+        torch.cuda.set_sync_debug_mode("error")
+        return flag
+
+    if due is not None:
+        optimizer._bounce_due = allowed
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(30):
+            optimizer.step(closure)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    if not optimizer.defaults.get("nu"):
+        torch.testing.assert_close(
+            values(params).cpu(), values(expected), rtol=1e-9, atol=1e-10
+        )
+
+
+@gpu
+@needs_cuda
+@pytest.mark.parametrize(
+    ("cls", "settings"),
+    [
+        (HeavyBall, {}),
+        (BBI, {"bounce_every": 5, "fixed_bounces": 9}),
+        (ECDSep, {"nu": 1e-3}),
+    ],
+)
+def test_cuda_resumes_to_the_bit(cls, settings):
+    straight, params = start(device="cuda"), start(device="cuda")
+    descend(cls(straight, **settings), straight, rosenbrock, 30)
+    optimizer = cls(params, **settings)
+    descend(optimizer, params, rosenbrock, 10)
+    resumed = cls(params, **settings)
+    resumed.load_state_dict(saved(optimizer.state_dict()))
+    descend(resumed, params, rosenbrock, 20)
+    assert torch.equal(values(params), values(straight))
