@@ -1,11 +1,14 @@
 """The command line: Lightning's, with strict resuming and one-line errors."""
 
 import difflib
+import json
 import logging
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +37,8 @@ PROGRAM = "lightning-ecd"
 LOGS = Path("logs")
 #: Redraws of the progress bar per second; Lightning's 100 slow small steps down.
 REFRESH_RATE = 10
+#: The logger that announces seeds.
+SEEDS = "lightning_fabric.utilities.seed"
 #: Settings of the data that may change on resuming: no training batch depends on them.
 _FREE_ON_RESUME = {"data_dir", "eval_batch_size"}
 #: Parts of a configuration whose class a later source may change.
@@ -157,15 +162,23 @@ class CommandLine(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             warnings.filterwarnings("ignore", message=".*[Dd]iscarding init_args")
-            super().parse_arguments(parser, args)
-            for key, kind in _PARTS.items():
-                flags = settings_of(key, self._args[1:])
-                if flags is not None:
-                    alone = Parser(prog=PROGRAM)
-                    alone.add_argument("--value", type=kind)
-                    value = alone.parse_args(flags)["value"]
-                    name = key.replace("model.", "model.init_args.")
-                    self.settings[name] = value
+            super().parse_arguments(parser, [*args, *self._fresh_parts()])
+
+    def _fresh_parts(self) -> list[str]:
+        """Return flags that state in full every class chosen over another one."""
+        parts = []
+        for key, kind in _PARTS.items():
+            flags = settings_of(key, self._args[1:])
+            if flags is not None:
+                alone = Parser(prog=PROGRAM)
+                alone.add_argument(f"--{key}", type=kind)
+                value = alone.parse_args(
+                    [f"--{key}" + flag.removeprefix("--value") for flag in flags]
+                )
+                state = alone.dump(value, format="json", skip_unset=False)
+                part = reduce(getitem, key.split("."), json.loads(state))
+                parts.append(f"--{key}={json.dumps(part)}")
+        return parts
 
     @property
     def settings(self) -> Namespace:
@@ -389,10 +402,15 @@ def _joined(key: str, name: str) -> str:
     return key if name == "init_args" else f"{key}.{name}"
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a message says more than advertisements and config.yaml do."""
+    return not re.search("Tip:|Seed set|GPU available|TPU avail", record.getMessage())
+
+
 def _quieten() -> None:
-    """Drop advertisements, and warnings about Lightning's own use of torch."""
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    logger.addFilter(lambda record: "Tip:" not in record.getMessage())
+    """Drop idle messages, and warnings about Lightning's own use of torch."""
+    for name in ("pytorch_lightning.utilities.rank_zero", SEEDS):
+        logging.getLogger(name).addFilter(_is_news)
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks")
 

@@ -42,13 +42,12 @@ def _chooses(suffix: str, value: Any) -> bool:
 
 def _sources(key: str, args: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yield (suffix, value) of every setting at or below `key`, in order."""
-    words = iter(args)
-    for word in words:
+    for word, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if not name.startswith("-"):
             continue
-        if not equals:
-            value = next(words, "")
+        if not equals:  # a flag such as --print_config has no value
+            value = "" if following.startswith("--") else following
         if name in ("--config", "-c"):
             yield from _in_file(key, value)
         else:

@@ -70,8 +70,8 @@ class WholeFiles(TorchCheckpointIO):
             checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
         except Exception as error:  # torch's reader raises whatever it stumbles over
             raise UserError(
-                f"cannot read the checkpoint {path}: it is truncated, corrupted or "
-                f"holds more than plain data ({_reason(error)})"
+                f"cannot read the checkpoint {path}: it is truncated or corrupted, or "
+                "holds more than plain data, which is never executed"
             ) from error
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise UserError(f"{path} is not a checkpoint of a Trainer")
@@ -148,7 +148,8 @@ class Checkpoints(Checkpoint):
         for config in trainer.lr_scheduler_configs:
             watched = config.reduce_on_plateau and config.interval == "epoch"
             if watched and config.monitor in self._metrics:
-                config.scheduler.step(self._metrics[config.monitor])
+                scheduler: Any = config.scheduler
+                scheduler.step(self._metrics[config.monitor])
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._ask)
