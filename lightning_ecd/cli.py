@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import (
     LightningArgumentParser,
     LightningCLI,
@@ -27,7 +27,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_ecd.callbacks import Checkpoints, Diagnostics, TensorBoard, WholeFiles
+from lightning_ecd.callbacks import (
+    Checkpoints,
+    Diagnostics,
+    TensorBoard,
+    ThriftyProgressBar,
+    WholeFiles,
+)
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.optimizers import REGISTRY
 from lightning_ecd.overrides import settings_of
@@ -35,8 +41,6 @@ from lightning_ecd.overrides import settings_of
 PROGRAM = "lightning-ecd"
 #: Where every run writes.
 LOGS = Path("logs")
-#: Redraws of the progress bar per second; Lightning's 100 slow small steps down.
-REFRESH_RATE = 10
 #: The logger that announces seeds.
 SEEDS = "lightning_fabric.utilities.seed"
 #: Settings of the data that may change on resuming: no training batch depends on them.
@@ -285,7 +289,7 @@ class CommandLine(LightningCLI):
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if not bar and settings.get("enable_progress_bar") is not False:
-            callbacks.append(RichProgressBar(refresh_rate=REFRESH_RATE))
+            callbacks.append(ThriftyProgressBar())
         kwargs["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 

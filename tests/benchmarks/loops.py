@@ -9,14 +9,18 @@ from typing import Any
 import torch
 import torchvision
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules import MNIST
-from lightning_ecd.callbacks import Checkpoints, Diagnostics, TensorBoard, WholeFiles
-from lightning_ecd.cli import REFRESH_RATE
+from lightning_ecd.callbacks import (
+    Checkpoints,
+    Diagnostics,
+    TensorBoard,
+    ThriftyProgressBar,
+    WholeFiles,
+)
 from lightning_ecd.optimizers import BBI
 from modules import Classifier, LeNet
 from tests.benchmarks.timing import interleaved
@@ -105,7 +109,7 @@ def overhead(batch_size: int, folder: Path, segments: int = 40) -> float:
             alternate,
             Checkpoints(every_n_steps=500),
             Diagnostics(),
-            RichProgressBar(refresh_rate=REFRESH_RATE),
+            ThriftyProgressBar(),
         ],
     )
     trainer.fit(Classifier(network, bbi), datamodule=data)
