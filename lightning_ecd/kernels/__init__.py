@@ -1,0 +1,152 @@
+"""One-pass bodies of the energy-conserving updates, interchangeable.
+
+An update of these optimizers is a few passes over three vectors: momentum `q`,
+gradient `g`, parameters `x`. What bounds its time is memory: `Eager` reads and writes
+every vector once per operation, the others once per pass.
+
+==========  =========================================  ==============================
+body        where                                      bytes per float32 parameter
+==========  =========================================  ==============================
+`Eager`     anywhere                                   BBI 28, ECDSep 28, more turned
+`Compiled`  CPU, float32 and float64, a C compiler     BBI 20, ECDSep 24, turned 28
+`Triton`    CUDA, float32 and float64, triton          the same
+==========  =========================================  ==============================
+
+The environment variable ``LIGHTNING_ECD_KERNELS=eager`` chooses `Eager` everywhere.
+"""
+
+import logging
+import os
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_ecd import flat
+from lightning_ecd.kernels.build import library
+from lightning_ecd.kernels.compiled import TYPES, Compiled
+from lightning_ecd.kernels.eager import Eager, Number
+
+__all__ = ["Body", "Compiled", "Eager", "Number", "body_of"]
+
+_log = logging.getLogger(__name__)
+
+
+class Body(Protocol):
+    """Passes over contiguous vectors of one length, in place.
+
+    Numbers are floats on the host and 0-d float64 tensors on an accelerator, where no
+    pass waits for anything. Factors must be finite in the vectors' own type; whatever
+    is not finite in the vectors stays so in the results.
+    """
+
+    def kick(
+        self, q: Tensor, g: Tensor, x: Tensor, r: Number, k: Number, decay: Number
+    ) -> Number:
+        """Set q ← r q - k (g + decay x).
+
+        Args:
+            q: Momentum, shape (n,); written.
+            g: Gradient, shape (n,).
+            x: Parameters, shape (n,); not read when `decay` is 0.
+            r: Rescale of the momentum.
+            k: Strength of the kick.
+            decay: L2 factor w_d.
+
+        Returns:
+            |q|² of the new momentum, accurate to 1e-6.
+        """
+
+    def kick_drift(
+        self,
+        q: Tensor,
+        g: Tensor,
+        x: Tensor,
+        r: Number,
+        k: Number,
+        decay: Number,
+        d: Number,
+    ) -> Number:
+        """`kick`, then set x ← x + d q with the new momentum; return its |q|²."""
+
+    def drift(self, q: Tensor, x: Tensor, d: Number) -> None:
+        """Set x ← x + d q."""
+
+    def drift_turn(
+        self,
+        q: Tensor,
+        x: Tensor,
+        d: Number,
+        turn: Number,
+        seed: int,
+        step: int | Tensor,
+        offset: int,
+    ) -> Number:
+        """Set x ← x + d q, then q ← q + turn z with standard normal z.
+
+        Args:
+            q: Momentum, shape (n,); written.
+            x: Parameters, shape (n,); written.
+            d: Strength of the drift, by the old momentum.
+            turn: Size of the noise.
+            seed: Seed of the draws.
+            step: The step that they belong to.
+            offset: Index of ``q[0]`` in the whole vector: z is a function of
+                (seed, step, offset + index).
+
+        Returns:
+            |q|² of the new momentum.
+        """
+
+    def square(self, q: Tensor) -> Number:
+        """Return |q|², accurate to 1e-6."""
+
+    def dot(self, q: Tensor, g: Tensor, x: Tensor, decay: Number) -> Number:
+        """Return q·(g + decay x), accurate to 1e-6 |q| |g + decay x|."""
+
+    def normals(
+        self, like: Tensor, seed: int, step: int | Tensor, offset: int
+    ) -> Tensor:
+        """Return the very z that `drift_turn` uses, shaped and typed as `like`."""
+
+
+def body_of(x: Tensor) -> Body:
+    """Return the fastest body that works for vectors like `x`.
+
+    A compiler that is missing or fails costs speed, nothing else: `Eager` then does
+    the work, and one debug record of the logger ``lightning_ecd.kernels`` says why.
+
+    Args:
+        x: The parameters, shape (n,).
+
+    Raises:
+        ValueError: If ``LIGHTNING_ECD_KERNELS`` is set to anything but "eager".
+    """
+    chosen = os.environ.get("LIGHTNING_ECD_KERNELS", "")
+    if chosen not in ("", "eager"):
+        raise ValueError(
+            f"LIGHTNING_ECD_KERNELS must be 'eager' or not set, got {chosen!r}"
+        )
+    if chosen == "eager" or x.dtype not in TYPES:
+        return Eager()
+    if x.device.type == "cuda":
+        return _triton() or Eager()
+    # tests declare that no vector lies on the host
+    built = library() if x.device.type == "cpu" and flat.on_host(x) else None
+    return Compiled(built, x.dtype) if built else Eager()
+
+
+@lru_cache(maxsize=1)
+def _triton() -> Body | None:
+    """Return the Triton body if it works here, tried out on a few entries."""
+    try:
+        from lightning_ecd.kernels.triton_passes import Triton
+
+        body, few = Triton(), torch.ones(3, 16, device="cuda")
+        body.kick_drift(few[0], few[1], few[2], 1.0, 0.1, 0.0, 0.1)
+        body.drift_turn(few[0], few[2], 0.1, 0.1, 0, 0, 0)
+    except Exception as error:  # triton raises what it likes
+        _log.debug("no Triton kernels, plain torch does the work: %s", error)
+        return None
+    return body
