@@ -38,6 +38,7 @@ def _outside(name: str, *values: float) -> list[tuple[Settings, str]]:
 
 _BBI = {"lr": 0.05, "bounce_every": 7, "fixed_bounces": 2, "patience": 9}
 _SEP = {"lr": 0.2, "nu": 1e-3}
+_Q1 = {"lr": 0.03, "nu": 1e-3, "eta": 5.0, "f_min": -0.5}
 
 CASES: dict[str, Case] = {
     "SGD": Case(
@@ -84,7 +85,16 @@ CASES: dict[str, Case] = {
             "decay": {**_BBI, "weight_decay": 1e-2, "extra_energy": 0.1},
             "unconserved": {**_BBI, "conserve_energy": False},
             "unfixed": {**_BBI, "fixed_bounces": 0},
+            "tuning": {**_BBI, "self_tuning": True, "f_min": 0.2, "extra_energy": 0.1},
+            "averaged": {**_BBI, "energy_batches": 3, "extra_energy": 0.1},
             "compat": {**_BBI, "compat": True, "extra_energy": 0.2},
+            "compat_decay": {
+                **_BBI,
+                "compat": True,
+                "extra_energy": 0.2,
+                "weight_decay": 1e-2,
+                "self_tuning": True,
+            },
             "compat_unfixed": {**_BBI, "compat": True, "fixed_bounces": 0},
         },
         [
@@ -95,8 +105,8 @@ CASES: dict[str, Case] = {
             *_outside("fixed_bounces", -1),
             *_outside("patience", 0, -1),
             *_outside("weight_decay", -1e-3, float("inf")),
+            *_outside("energy_batches", 0),
             ({"bounce": "spherical"}, "bounce"),
-            ({"compat": True, "weight_decay": 1e-3}, "weight_decay"),
         ],
     ),
     "ECDSep": Case(
@@ -109,7 +119,21 @@ CASES: dict[str, Case] = {
             "half": {**_SEP, "s": 0.5, "eta": 2.0},
             "decay": {**_SEP, "weight_decay": 1e-2},
             "unconserved": {**_SEP, "conserve_energy": False},
+            "scaled": {**_SEP, "scaled": True, "eta": 2.0, "nu": 1e-2},
+            "damped": {**_SEP, "noise_damping": 1.0, "extra_energy": 0.3, "nu": 1e-2},
+            "tuning": {**_SEP, "self_tuning": True, "f_min": 0.2, "eta": 1.5},
+            "averaged": {**_SEP, "energy_batches": 3, "extra_energy": 0.1},
+            "given": {**_SEP, "s": 0.0, "energy": 1.0, "lr": 0.05},
+            "absolute": {**_SEP, "rule": "absolute", "extra_energy": 0.5, "eta": 2.0},
+            "polyak": {"lr": 0.02, "rule": "polyak", "eta": 1.5},
             "compat": {**_SEP, "compat": True, "eta": 2.0, "weight_decay": 1e-2},
+            "compat_tuning": {
+                **_SEP,
+                "compat": True,
+                "self_tuning": True,
+                "eta": 3.0,
+                "f_min": 0.01,
+            },
         },
         [
             *_outside("lr", 0.0, -1.0, float("inf")),
@@ -119,7 +143,60 @@ CASES: dict[str, Case] = {
             *_outside("nu", -1e-9),
             *_outside("s", -1.0),
             *_outside("weight_decay", -1e-3, float("inf")),
+            *_outside("noise_damping", -1.0),
+            *_outside("energy_batches", 0),
+            *_outside("energy", 0.0, -1.0, float("inf")),
             ({"s": 0.0, "extra_energy": 3.0}, "extra_energy"),
+            ({"rule": "newton"}, "rule"),
+            ({"self_tuning": True, "compat": True, "eta": 2.0}, "eta"),
+        ],
+    ),
+    "ECDSepLeapfrog": Case(
+        {
+            "still": {**_SEP, "nu": 0.0},
+            "turning": {**_SEP, "seed": 11},
+            "extra": {**_SEP, "extra_energy": 0.5, "f_min": -0.05, "nu": 1e-2},
+            "scaled": {**_SEP, "scaled": True, "eta": 2.5, "nu": 1e-2},
+            "undamped": {**_SEP, "noise_damping": 0.0},
+            "decay": {**_SEP, "weight_decay": 1e-2},
+            "unconserved": {**_SEP, "conserve_energy": False},
+            "tuning": {**_SEP, "self_tuning": True, "f_min": 0.2},
+            "averaged": {**_SEP, "energy_batches": 3, "extra_energy": 0.1},
+        },
+        [
+            *_outside("lr", 0.0, -1.0, float("inf")),
+            *_outside("f_min", float("inf")),
+            *_outside("extra_energy", -0.1, float("inf")),
+            *_outside("eta", 0.9, 0.0, -1.0),
+            *_outside("nu", -1e-9),
+            *_outside("noise_damping", -1.0),
+            *_outside("energy_batches", 0),
+            *_outside("weight_decay", -1e-3, float("inf")),
+        ],
+    ),
+    "ECDq1": Case(
+        {
+            "still": {**_Q1, "nu": 0.0},
+            "turning": {**_Q1, "seed": 11},
+            "scaled": {**_Q1, "scaled": True, "lr": 0.06, "nu": 0.1},
+            "slowing": {**_Q1, "gamma": 0.5},
+            "decay": {**_Q1, "weight_decay": 1e-2},
+            "unconserved": {**_Q1, "conserve_energy": False},
+            "tuning": {**_Q1, "self_tuning": True, "f_min": 0.2},
+            "sign": {**_Q1, "step_size": "sign", "lr": 0.01},
+            "first_gradient": {**_Q1, "step_size": "first_gradient"},
+            "theta": {**_Q1, "step_size": "theta", "lr": 0.05},
+            "adaptive": {**_Q1, "step_size": "adaptive", "lr": 0.05},
+            "compat": {**_Q1, "compat": True},
+        },
+        [
+            *_outside("lr", 0.0, -1.0, float("inf")),
+            *_outside("f_min", float("inf")),
+            *_outside("eta", 0.0, -1.0, float("inf")),
+            *_outside("nu", -1e-9),
+            *_outside("gamma", -1.0),
+            *_outside("weight_decay", -1e-3, float("inf")),
+            ({"step_size": "newton"}, "step_size"),
         ],
     ),
 }

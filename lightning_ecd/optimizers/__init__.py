@@ -1,7 +1,10 @@
 """One registry of optimizers; to register one, add one line."""
 
 from lightning_ecd.optimizers.base import Descent
-from lightning_ecd.optimizers.ecd import BBI, ECD, ECDSep
+from lightning_ecd.optimizers.bbi import BBI
+from lightning_ecd.optimizers.ecd import ECD
+from lightning_ecd.optimizers.ecdq1 import ECDq1
+from lightning_ecd.optimizers.ecdsep import ECDSep, ECDSepLeapfrog
 from lightning_ecd.optimizers.plain import HeavyBall
 from lightning_ecd.optimizers.torch_optim import ADAM, ADAMW, RMSPROP, SGD
 from lightning_ecd.optimizers.traits import UNKNOWN, Entry, Traits
@@ -14,6 +17,8 @@ REGISTRY: dict[str, Entry] = {
     "HeavyBall": Entry(HeavyBall, HeavyBall.traits),
     "BBI": Entry(BBI, BBI.traits),
     "ECDSep": Entry(ECDSep, ECDSep.traits),
+    "ECDSepLeapfrog": Entry(ECDSepLeapfrog, ECDSepLeapfrog.traits),
+    "ECDq1": Entry(ECDq1, ECDq1.traits),
 }
 
 
@@ -38,6 +43,8 @@ __all__ = [
     "REGISTRY",
     "Descent",
     "ECDSep",
+    "ECDSepLeapfrog",
+    "ECDq1",
     "Entry",
     "HeavyBall",
     "Traits",

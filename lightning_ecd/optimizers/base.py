@@ -57,6 +57,11 @@ class Descent(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self.info: dict[str, Number] = {}
 
+    #: Independent runs that are the rows of one parameter, whose columns are
+    #: contiguous (trajectories.py); numbers of the system are then columns (rows, 1).
+    #: 0: one run.
+    rows: int = 0
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyper-parameters must lie in `bounds`."""
         for name, interval in self.bounds.items():
@@ -80,6 +85,11 @@ class Descent(torch.optim.Optimizer):
             self.bind()
         assert self._flat is not None
         return self._flat
+
+    @property
+    def host(self) -> bool:
+        """Whether numbers are floats: one run, on a device that reads them at once."""
+        return self.flat.host and not self.rows
 
     @property
     def system(self) -> dict[str, Any]:
@@ -161,6 +171,8 @@ class Descent(torch.optim.Optimizer):
                 f"the closure given to {type(self).__name__}.step returned None: it "
                 "must return the loss"
             )
+        if self.rows:
+            return loss.detach().double().view(self.rows, 1)
         if not self.flat.host:
             return torch.as_tensor(loss, device=self.x.device).detach().double()
         number = loss.item() if isinstance(loss, Tensor) else float(loss)
@@ -316,13 +328,14 @@ def where(condition: bool | Tensor, yes: Number, no: Number) -> Number:
     """Return `yes` where the condition holds, else `no`, for floats or tensors."""
     if not isinstance(condition, Tensor):
         return yes if condition else no
-    # torch.where copies a Python number to the device and waits; masked_fill does not
-    if not isinstance(no, Tensor):
-        assert isinstance(yes, Tensor)
+    # torch.where copies a Python number to the device and waits; these do not
+    if isinstance(no, Tensor) and isinstance(yes, Tensor):
+        return torch.where(condition, yes, no)
+    if isinstance(yes, Tensor):
         return yes.masked_fill(~condition, no)
-    if not isinstance(yes, Tensor):
+    if isinstance(no, Tensor):
         return no.masked_fill(condition, yes)
-    return torch.where(condition, yes, no)
+    return condition.double() * (yes - no) + no
 
 
 def add_scaled(y: Tensor, factor: Number, v: Tensor) -> None:

@@ -5,47 +5,39 @@ symbol    variable            shape and meaning
 ========  ==================  ==========================================
 θ         ``x``               (n,) parameters
 ∇F        ``g``               (n,) gradient
-p, π      ``scale * q``       (n,) momentum; its scale is a float64 number
-V         ``V``               loss + ½ w_d |θ|² - f_min
+p, π, u   ``particle``        (n,) momentum
+V         ``V``               loss + ½ w_d |θ|² - f_min - shift
 E         ``E``               conserved energy, in units of the loss
 r         ``r``               rescale that puts p back on the energy shell
-Δt        ``lr``              time step, per group
+Δt        ``steps``           time step, per group
 ========  ==================  ==========================================
 
-Carrying the momentum's scale as a number saves a pass over memory per step and lets
-float32 momenta reach any size.
+Numbers are floats on the CPU, 0-d tensors on an accelerator, which is never waited
+for, and columns (R, 1) where R runs are the rows of one parameter.
 """
 
 import math
 import warnings
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from itertools import accumulate
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_ecd.flat import FlatParameters, square_norm
-from lightning_ecd.optimizers.base import (
-    Descent,
-    Evaluate,
-    Number,
-    ParamsT,
-    add_scaled,
-    where,
-)
-from lightning_ecd.optimizers.hamiltonian import BornInfeld, Hamiltonian, Separable
-from lightning_ecd.optimizers.traits import Traits
+from lightning_ecd.flat import FlatParameters
+from lightning_ecd.kernels import Body, Eager, body_of
+from lightning_ecd.optimizers.base import Descent, Evaluate, Number, where
+from lightning_ecd.optimizers.hamiltonian import Hamiltonian
+from lightning_ecd.optimizers.particle import Particle, Span
 from lightning_ecd.randomness import normals, uniforms
-from lightning_ecd.ranges import LogUniform, Uniform
 
-#: A squared norm of q outside these bounds is folded into the scale.
-_SMALL, _LARGE = 2.0**-60, 2.0**60
 #: More steps than anybody takes: the papers write 1e20 and 1e25, which a counter on
 #: an accelerator could not be compared with.
-_NEVER = 2**62
+NEVER = 2**62
 #: Steps without V > 0 after which the user is told that nothing moves.
 _FROZEN = 100
-_CLIPPING = (
+CLIPPING = (
     "clipping changes the gradient but not the loss it belongs to: energy is no "
     "longer conserved; prefer a smaller lr"
 )
@@ -55,69 +47,140 @@ class ECD(Descent):
     """The loop that the energy-conserving family shares.
 
     A step rescales the momentum to the energy shell, kicks it by the gradient, moves
-    the parameters, and turns the momentum where the subclass says so. Subclasses
-    choose a Hamiltonian and how the momentum turns.
+    the parameters, and turns the momentum. Subclasses choose a Hamiltonian, the order
+    of these moves, and how the momentum turns.
 
     Where V = loss + L2 - f_min is not positive the particle rests: nothing changes
-    but the count ``info["skipped"]``.
+    but the count ``info["skipped"]``; with `self_tuning` f_min is lowered.
 
     `info` holds: ``energy`` and ``violation`` (relative, before the rescale), ``V``,
-    ``momentum`` |p|, ``speed`` |dθ/dt|, and the counts ``skipped`` (V <= 0),
-    ``unscaled`` (V > E: no momentum is on the shell) and ``bounces``.
+    ``momentum`` |p|, ``speed`` |dθ/dt|, ``shift`` of f_min, and the counts
+    ``skipped`` (V <= 0), ``unscaled`` (V > E: no momentum is on the shell),
+    ``bounces`` and ``shifts``; where runs are rows it stays empty.
     """
 
     #: The first momentum follows g + w_d θ instead of g.
-    decayed_start: ClassVar[bool]
+    decayed_start: ClassVar[bool] = False
     #: The paper's constants: no rescale below eps1, no motion at V <= eps2.
     eps1: ClassVar[float] = 1e-10
     eps2: ClassVar[float] = 1e-40
+    #: Chooses what passes over the vectors.
+    body_of = staticmethod(body_of)
+
+    _particles: list[Particle] | None = None
 
     @abstractmethod
     def hamiltonian(self, group: dict[str, Any]) -> Hamiltonian:
         """Return the Hamiltonian that a group's hyper-parameters describe."""
 
+    @abstractmethod
+    def move(
+        self,
+        particle: Particle,
+        H: Hamiltonian,
+        V: Number,
+        E: Number,
+        live: bool | Tensor,
+    ) -> tuple[Number, Number]:
+        """Rescale, kick, drift and turn a particle.
+
+        Args:
+            particle: What moves.
+            H: Its Hamiltonian.
+            V: Its potential, positive.
+            E: Its conserved energy.
+            live: Which runs move; True on the host.
+
+        Returns:
+            Energy before the rescale and drift d, for the speed d |p|.
+        """
+
     def update(self, loss: Number, evaluate: Evaluate) -> None:
         """Move the particle by one time step, or turn it."""
+        if "momentum" not in self.vectors:
+            self.vectors["momentum"] = self.new_vector()
         if "energy" not in self.system and not self._start(loss):
             self._rest()
             return
-        for groups, spans in self._particles():
-            self._advance(loss, groups, spans)
+        for particle in self.particles:
+            self._advance(loss, particle)
 
-    def _particles(self) -> list[tuple[list[dict[str, Any]], list[tuple[int, int]]]]:
-        """Return groups and spans of every particle: one, whatever the groups."""
+    @property
+    def particles(self) -> list[Particle]:
+        """One particle, whatever the groups."""
+        if self._particles is None:
+            self._particles = [
+                Particle(
+                    groups,
+                    spans,
+                    self.x,
+                    self.g,
+                    self.vectors["momentum"],
+                    self._body(),
+                    self.host,
+                    self.rows,
+                )
+                for groups, spans in self._layout()
+            ]
+        return self._particles
+
+    def _body(self) -> Body:
+        """Return what passes over the vectors."""
+        one_kind = self.vectors["momentum"].dtype == self.x.dtype
+        return self.body_of(self.x) if one_kind and not self.rows else Eager()
+
+    def _layout(self) -> list[tuple[list[dict[str, Any]], list[Span]]]:
+        """Return groups and spans of every particle's parts."""
         return [(self.param_groups, self.flat.spans)]
 
+    def _by_tensor(self) -> list[tuple[list[dict[str, Any]], list[Span]]]:
+        """Return the layout of one particle whose parts are the tensors."""
+        groups, spans = [], []
+        ends = accumulate(self.flat.sizes)
+        for size, end in zip(self.flat.sizes, ends, strict=True):
+            for group, (start, stop) in zip(
+                self.param_groups, self.flat.spans, strict=True
+            ):
+                if size and start < end <= stop:
+                    groups.append(group)
+                    spans.append((end - size, end))
+        return [(groups, spans)]
+
     def _rebound(self, former: FlatParameters | None) -> None:
+        self._particles = None
         # A checkpoint of a CPU run holds q and its scale, one of an accelerator p.
         # Frozen parameters took their part of |p|² with them.
-        for groups, spans in self._particles() if "momentum" in self.vectors else ():
-            own = groups[0].setdefault("system", {})
+        for particle in self.particles if "momentum" in self.vectors else ():
+            own = particle.own
             if "p2" not in own:
                 continue
-            q = _span(self.vectors["momentum"], spans)
-            if self.flat.host:
+            if self.host:
                 scale = own.setdefault("scale", 1.0)
             else:
-                q.mul_(own.pop("scale", 1.0))
+                particle.q.mul_(own.pop("scale", 1.0))
                 scale = 1.0
             if former is not None:
-                own["p2"] = scale * scale * square_norm(q)
+                own["p2"] = scale * scale * particle.body.square(particle.q)
 
     def _start(self, loss: Number) -> bool:
         """Set energy and momenta from the first loss with V > 0."""
         head = self.param_groups[0]
-        V = self._potential(loss, self.param_groups, self.flat.spans)
-        # before the first motion a device may be asked
-        if not V > self._threshold(head):
+        V = self._first_potential(loss)
+        live = V > self._threshold(head)
+        if not self.rows and not live:  # before the first motion a device may be asked
+            self._tune(V, head)
             return False
+        V = where(live, V, 1.0)
         H = self.hamiltonian(head)
-        E = H.initial(V, self._extra_energy(head))
-        self.vectors["momentum"] = self.new_vector()
+        E = head.get("energy")
+        E = H.initial(V, self._extra_energy(head)) if E is None else 0 * V + E
         self.system.update(
-            start=V,
             energy=E,
+            start=V,
             best=self._number(math.inf),
+            shift=self.system.get("shift", self._number(0.0)),
+            shifts=self.system.get("shifts", self._number(0)),
+            averaged=self._number(0),
             since_best=self._number(0),
             since_fixed=self._number(0),
             fixed=self._number(0),
@@ -126,125 +189,95 @@ class ECD(Descent):
             unscaled=self._number(0),
             resting=self._number(0),
         )
-        for groups, spans in self._particles():
-            self._launch(H.kinetic(V, E), groups, spans)
+        for particle in self.particles:
+            self._launch(particle, H.kinetic(V, E))
         return True
 
-    def _launch(
-        self,
-        p2: Number,
-        groups: list[dict[str, Any]],
-        spans: list[tuple[int, int]],
-    ) -> None:
+    def _launch(self, particle: Particle, p2: Number) -> None:
         """Give a particle its first momentum: downhill, of squared size `p2`."""
-        q = self.vectors["momentum"]
-        for group, (start, stop) in zip(groups, spans, strict=True):
-            q[start:stop].sub_(self.g[start:stop])
+        q = particle.q
+        for group, (momentum, g, x) in zip(
+            particle.groups, particle.parts, strict=True
+        ):
+            momentum.sub_(g)
             if self.decayed_start and group["weight_decay"]:
-                q[start:stop].sub_(self.x[start:stop], alpha=group["weight_decay"])
-        q = _span(q, spans)
-        if q.any():
-            q.div_(q.abs().max())  # the square of 1e30 or 1e-30 leaves float32
-        else:  # a critical point has no downhill: any direction will do
-            q.copy_(self.draw("normal", q))
-        square = square_norm(q)
-        own = groups[0].setdefault("system", {})
-        own["p2"] = p2
-        own["scale"] = (p2 / square) ** 0.5 if square > 0 else 1.0
-        if p2 == 0:
-            q.zero_()
-            own["scale"] = 1.0
-        if not self.flat.host:
-            q.mul_(own.pop("scale"))
+                momentum.sub_(x, alpha=group["weight_decay"])
+        p2 = where(p2 > 0, p2, 0 * p2)
+        if not particle.n:
+            particle.launch(p2)
+            return
+        largest = q.abs().amax(-1, keepdim=True)
+        level = largest == 0
+        if level.any():  # a critical point has no downhill: any direction will do
+            q.copy_(torch.where(level, self.draw("normal", q), q))
+            largest = q.abs().amax(-1, keepdim=True)
+        q.div_(largest)  # the square of 1e30 or 1e-30 leaves float32
+        particle.launch(p2)
 
-    def _advance(
-        self,
-        loss: Number,
-        groups: list[dict[str, Any]],
-        spans: list[tuple[int, int]],
-    ) -> None:
-        head, shared = groups[0], self.system
-        own = head.setdefault("system", {})
-        H, host = self.hamiltonian(head), self.flat.host
-        V = self._potential(loss, groups, spans)
+    def _advance(self, loss: Number, particle: Particle) -> None:
+        head, system, own = particle.groups[0], self.system, particle.own
+        V = self._potential(loss, particle)
         live = V > self._threshold(head)
-        if host and not live:
+        self._tune(V, head)
+        if self.host and not live:
             self._rest()
             return
-        if not host:
-            V = where(live, V, 1.0)
-        E = shared["energy"]
+        V = where(live, V, 1.0)
+        H = self.hamiltonian(head)
         if "p2" not in own:  # a group added in mid-run that is a particle of its own
-            self._launch(H.kinetic(shared["start"], E), groups, spans)
-        p2 = own["p2"]
-        energy = H.energy(V, p2)
+            self._launch(particle, H.kinetic(system["start"], system["energy"]))
+        if head.get("energy_batches", 1) > 1:
+            self._average_energy(V, H, head, live)
+        E = system["energy"]
 
-        r: Number = 1.0
-        if head["conserve_energy"]:
-            # V can exceed E on a mini-batch: the particle then keeps its momentum.
-            shell = H.kinetic(V, E)
-            usable = (shell > 0) & (p2 > 0) & (abs(shell - p2) >= self.eps1)
-            r = (where(usable, shell, 1.0) / where(usable, p2, 1.0)) ** 0.5
-            shared["unscaled"] = shared["unscaled"] + (live & (shell < 0))
-
-        p = self.vectors["momentum"]
-        q = _span(p, spans)
-        if self.turns(head) and self._bounce_due(head, live):
-            self._bounce(head, own, q)
-            self._report(V, E, energy, p2, 0.0)
+        if not self.rows:
+            self._count_rests(live)
+        bounced = self.bounce(particle, live)
+        if bounced is True:
+            self._report(V, E, H.energy(V, own["p2"]), own["p2"], 0.0)
             return
+        if bounced is not False:  # some of many runs
+            live = live & ~bounced
+        energy, d = self.move(particle, H, V, E, live)
+        self._count_moves(V, live)
+        self._report(V, E, energy, own["p2"], d)
 
-        k = H.kick(V, E)
-        scale: Number = 1.0
-        if host:
-            scale = own["scale"] * r
-        else:
-            k = where(live, k, 0.0)
-            if isinstance(r, Tensor):
-                q.mul_(where(live, r, 1.0))
-        x, g = self.x, self.g
-        wide = host and k > _LARGE * scale  # a factor that float32 may not hold
-        kicked = p.double() if wide else p
-        for group, span in zip(groups, spans, strict=True):
-            step = self._lr(group) * k / scale
-            part = _span(kicked, [span])
-            add_scaled(part, -step, _span(g, [span]))
-            if group["weight_decay"]:
-                add_scaled(part, -step * group["weight_decay"], _span(x, [span]))
-        if wide:
-            size = square_norm(_span(kicked, spans)) ** 0.5 or 1.0
-            q.copy_(_span(kicked, spans).div(size))
-            scale *= size
-        square = square_norm(q)
-        p2 = scale * scale * square
-        d = H.drift(V, E, p2)
-        if not host:
-            d = where(live, d, 0.0)
-        for group, span in zip(groups, spans, strict=True):
-            step = self._lr(group) * d * scale
-            add_scaled(_span(x, [span]), step, _span(p, [span]))
+    def rescale(
+        self,
+        particle: Particle,
+        H: Hamiltonian,
+        V: Number,
+        E: Number,
+        live: bool | Tensor,
+    ) -> tuple[Number, Number]:
+        """Return the energy of a particle and the factor that makes it E."""
+        p2 = particle.own["p2"]
+        energy = V if self.rows else H.energy(V, p2)  # nobody reads that of rows
+        if not particle.groups[0]["conserve_energy"]:
+            return energy, 1.0
+        # V can exceed E on a mini-batch: the particle then keeps its momentum.
+        shell = H.kinetic(V, E)
+        if not self.rows:
+            system = self.system
+            system["unscaled"] = system["unscaled"] + (live & (shell < 0))
+        usable = live & (shell > 0) & (p2 > 0) & (abs(shell - p2) >= self.eps1)
+        return energy, self._ratio(where(usable, shell, 1.0), where(usable, p2, 1.0))
 
-        if nu := head.get("nu"):
-            turn = nu * square**0.5
-            if not host:
-                turn = where(live, turn, 0.0)
-            add_scaled(q, turn, self.draw("normal", q))
-            square = square_norm(q)
-            back = (p2 / where(square > 0, square, 1.0)) ** 0.5
-            if host:
-                scale = back if square > 0 else scale
-            else:
-                q.mul_(back)
-        if host:
-            if not _SMALL < square < _LARGE and 0 < square < math.inf:
-                q.mul_(square**-0.5)
-                scale *= square**0.5
-            own["scale"] = scale
-        own["p2"] = p2
-        self._count(V, live)
-        self._report(V, E, energy, p2, d)
+    def _ratio(self, shell: Number, p2: Number) -> Number:
+        """Return the factor of the momentum that makes its p² `shell`."""
+        return (shell / p2) ** 0.5
 
-    def _count(self, V: Number, live: bool | Tensor) -> None:
+    def bounce(self, particle: Particle, live: bool | Tensor) -> bool | Tensor:
+        """Turn the momentum in place of a step; return where that happened."""
+        return False
+
+    def _count_rests(self, live: bool | Tensor) -> None:
+        """Count where the particle does not move because V <= 0."""
+        system, resting = self.system, 1 - live * 1
+        system["skipped"] = system["skipped"] + resting
+        system["resting"] = (system["resting"] + 1) * resting
+
+    def _count_moves(self, V: Number, live: bool | Tensor) -> None:
         """Advance the counters by a step that moved the particle where `live`."""
         system = self.system
         moved = live * 1
@@ -252,42 +285,19 @@ class ECD(Descent):
         system["since_best"] = where(better, 0, system["since_best"] + moved)
         system["best"] = where(better, V, system["best"])
         system["since_fixed"] = system["since_fixed"] + moved
-        system["skipped"] = system["skipped"] + (1 - moved)
-        system["resting"] = (system["resting"] + 1) * (1 - moved)
 
-    def turns(self, group: dict[str, Any]) -> bool:
-        """Return whether the momentum ever bounces."""
-        return False
-
-    def _bounce_due(self, group: dict[str, Any], live: bool | Tensor) -> bool:
-        """Return whether to bounce: the one flag that an accelerator is asked for."""
+    def _average_energy(
+        self, V: Number, H: Hamiltonian, head: dict[str, Any], live: bool | Tensor
+    ) -> None:
+        """Let E come from the mean V of the first `energy_batches` steps."""
         system = self.system
-        fixed = system["since_fixed"] == group["bounce_every"]
-        stuck = system["since_best"] == group["patience"]
-        return bool((fixed | stuck) & live)
-
-    def _bounce(self, group: dict[str, Any], own: dict[str, Any], q: Tensor) -> None:
-        """Turn the momentum at random; parameters and |p| stay."""
-        if group["bounce"] == "cube":
-            q.copy_(self.draw("uniform", q).sub_(0.5))
-        else:
-            q.copy_(self.draw("normal", q))
-        square = square_norm(q)
-        scale = (own["p2"] / where(square > 0, square, 1.0)) ** 0.5
-        if self.flat.host:
-            own["scale"] = scale
-            if scale == 0:
-                q.zero_()
-                own["scale"] = 1.0
-        else:
-            q.mul_(scale)
-        system = self.system
-        system["bounces"] = system["bounces"] + 1
-        fixed = system["since_fixed"] == group["bounce_every"]
-        system["fixed"] = system["fixed"] + fixed * 1
-        again = fixed & (system["fixed"] < group["fixed_bounces"])
-        system["since_fixed"] = where(again, 0, system["since_fixed"] + fixed * 1)
-        system["since_best"] = system["since_best"] * 0
+        more = live & (system["averaged"] < head["energy_batches"])
+        seen = system["averaged"] + more * 1
+        mean = system["start"] + (V - system["start"]) / where(more, seen, 1)
+        system["averaged"] = seen
+        system["start"] = where(more, mean, system["start"])
+        E = H.initial(mean, self._extra_energy(head))
+        system["energy"] = where(more, E, system["energy"])
 
     def draw(self, kind: Literal["normal", "uniform"], like: Tensor) -> Tensor:
         """Return random numbers for this step, shaped as `like`.
@@ -299,35 +309,58 @@ class ECD(Descent):
         seed = self.param_groups[0]["seed"]
         return law(like, seed, self.system["steps"], int(like.storage_offset()))
 
-    def _potential(
-        self,
-        loss: Number,
-        groups: list[dict[str, Any]],
-        spans: list[tuple[int, int]],
-    ) -> Number:
-        """Return V = loss + ½ w_d |θ|² - f_min."""
-        V = loss - groups[0]["f_min"]
-        for group, (start, stop) in zip(groups, spans, strict=True):
-            if group["weight_decay"]:
-                V = V + 0.5 * group["weight_decay"] * square_norm(self.x[start:stop])
-        return V
+    def _first_potential(self, loss: Number) -> Number:
+        """Return the V that energy and first momentum come from."""
+        return self._potential(loss, self.particles[0])
+
+    def _potential(self, loss: Number, particle: Particle) -> Number:
+        """Return V = loss + ½ w_d |θ|² - f_min - shift."""
+        head = particle.groups[0]
+        V = loss - head["f_min"] + particle.decay()
+        return V - self.system.get("shift", 0.0) if head["self_tuning"] else V
+
+    def _tune(self, V: Number, head: dict[str, Any]) -> None:
+        """Lower f_min where the loss has fallen to it: V becomes -4 V > 0."""
+        if not head["self_tuning"]:
+            return
+        system, below = self.system, V <= 0
+        shift = system.get("shift", self._number(0.0))
+        system["shift"] = where(below, shift + self._shift(V, head), shift)
+        system["shifts"] = system.get("shifts", self._number(0)) + below * 1
+
+    def _shift(self, V: Number, head: dict[str, Any]) -> Number:
+        """Return by how much f_min changes at a V that is not positive."""
+        return 5 * V
 
     def _threshold(self, group: dict[str, Any]) -> float:
         """Return the V at or below which the particle rests."""
-        return self.eps2
+        return 0.0 if group["self_tuning"] else self.eps2
+
+    def _steps(self, particle: Particle) -> list[Number]:
+        """Return Δt of every part of a particle, over √η in the scaled interface."""
+        head = particle.groups[0]
+        root = head["eta"] ** 0.5 if head.get("scaled") else 1.0
+        return [self._lr(group) / root for group in particle.groups]
 
     def _lr(self, group: dict[str, Any]) -> float:
+        """Return the lr of a group; the released codes know the constructor's only."""
         return group["lr"]
+
+    def _nu(self, particle: Particle) -> float:
+        """Return ν, over √n in the scaled interface."""
+        head = particle.groups[0]
+        return head["nu"] / particle.n**0.5 if head["scaled"] else head["nu"]
 
     def _extra_energy(self, group: dict[str, Any]) -> float:
         return group["extra_energy"]
 
     def _number(self, value: float) -> Number:
-        """Return a count or number as this device keeps it."""
-        if self.flat.host:
+        """Return a count or number as this device and number of runs keep it."""
+        if self.host:
             return value
         dtype = torch.float64 if isinstance(value, float) else torch.int64
-        return torch.tensor(value, dtype=dtype, device=self.x.device)
+        shape = (self.rows, 1) if self.rows else ()
+        return torch.full(shape, value, dtype=dtype, device=self.x.device)
 
     def _rest(self) -> None:
         """Count a step on which V <= 0 forbids any motion."""
@@ -336,16 +369,20 @@ class ECD(Descent):
         system["resting"] = system.get("resting", 0) + 1
         self.info = {**self.info, "skipped": system["skipped"]}
         if system["resting"] == _FROZEN:
+            head = self.param_groups[0]
+            floor = head["f_min"] + system.get("shift", 0.0)
             warnings.warn(
                 f"{type(self).__name__} has rested for {_FROZEN} steps: the loss does "
-                f"not exceed f_min = {self.param_groups[0]['f_min']}; lower f_min, or "
-                "stop here",
+                f"not exceed f_min = {floor}; lower f_min, set self_tuning, or stop "
+                "here",
                 stacklevel=2,
             )
 
     def _report(
         self, V: Number, E: Number, energy: Number, p2: Number, d: Number
     ) -> None:
+        if self.rows:
+            return
         system = self.system
         momentum = p2**0.5
         self.info = {
@@ -354,269 +391,9 @@ class ECD(Descent):
             "V": V,
             "momentum": momentum,
             "speed": d * momentum,
+            "shift": system["shift"],
             "skipped": system["skipped"],
             "unscaled": system["unscaled"],
             "bounces": system["bounces"],
+            "shifts": system["shifts"],
         }
-
-
-_BORN_INFELD = BornInfeld()
-
-
-class BBI(ECD):
-    r"""Born-Infeld descent: a relativistic particle that bounces.
-
-    The particle moves without friction at a speed of at most √V, so that it slows
-    only where the loss comes near `f_min`. From time to time its momentum is turned
-    at random, keeping the energy: after `patience` steps without a new minimum, and
-    `fixed_bounces` times every `bounce_every` steps.
-
-    .. math:: p \leftarrow r p - \tfrac{\Delta t}{2}\left(\tfrac VE + \tfrac EV\right)
-        \nabla F, \qquad \theta \leftarrow \theta + \Delta t \tfrac VE p
-
-    with :math:`r^2 = V((E/V)^2 - 1)/|p|^2` of the step's beginning.
-
-    Args:
-        params: Parameters or groups; all groups form one particle.
-        lr: Time step Δt > 0.
-        f_min: Assumed minimum of the loss, the paper's ΔV or v0.
-        extra_energy: Initial kinetic energy δE >= 0; 0 starts at rest.
-        bounce_every: Steps T0 >= 1 between fixed bounces.
-        fixed_bounces: Number N_b >= 0 of fixed bounces.
-        patience: Steps T1 >= 1 without a new minimum after which it bounces.
-        conserve_energy: Rescale the momentum every step (consEn). Without it the
-            explicit scheme drifts by O(1).
-        weight_decay: L2 factor w_d >= 0, part of the conserved energy.
-        bounce: Law of the new direction: "cube" (the paper's, uniform draws in a
-            cube) or "isotropic" (uniform on the sphere).
-        seed: Seed of the bounces.
-        compat: Reproduce the released code rule for rule: first momentum normalised
-            per tensor, each group a particle of its own, one fixed bounce when
-            `fixed_bounces` is 0.
-
-    Note:
-        Departures from the released code unless `compat`: the first momentum is
-        normalised over all tensors, groups form one particle, bounces are seeded.
-        In both forms a zero gradient starts in a random direction (the code divides
-        zero by zero) and V = E exactly keeps the momentum.
-
-    Reference:
-        G. B. De Luca, E. Silverstein, "Born-Infeld (BI) for AI: Energy-Conserving
-        Descent (ECD) for Optimization", ICML 2022, arXiv 2201.11137.
-    """
-
-    traits = Traits(
-        family="energy-conserving",
-        summary="relativistic particle with random bounces",
-        paper="De Luca, Silverstein, ICML 2022, arXiv 2201.11137",
-        needs_loss=True,
-        closure=True,
-        draws_noise=True,
-        scaler=False,
-        clipping=_CLIPPING,
-    )
-    bounds = {
-        "lr": "(0, inf)",
-        "f_min": "(-inf, inf)",
-        "extra_energy": "[0, inf)",
-        "bounce_every": "[1, inf)",
-        "fixed_bounces": "[0, inf)",
-        "patience": "[1, inf)",
-        "weight_decay": "[0, inf)",
-    }
-    decayed_start = True
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: Annotated[float, LogUniform(1e-4, 1e1)] = 1e-2,
-        f_min: float = 0.0,
-        extra_energy: Annotated[float, Uniform(0.0, 2.0)] = 0.0,
-        bounce_every: int = 1000,
-        fixed_bounces: int = 1,
-        patience: int = 3000,
-        conserve_energy: bool = True,
-        weight_decay: Annotated[float, LogUniform(1e-6, 1e-2)] = 0.0,
-        bounce: Literal["cube", "isotropic"] = "cube",
-        seed: int = 0,
-        compat: bool = False,
-    ):
-        if bounce not in ("cube", "isotropic"):
-            raise ValueError(f"bounce must be 'cube' or 'isotropic', got {bounce!r}")
-        if compat and weight_decay:
-            raise ValueError(
-                f"weight_decay must be 0 with compat, got {weight_decay}: the released "
-                "rule has none"
-            )
-        defaults = {
-            "lr": lr,
-            "f_min": f_min,
-            "extra_energy": extra_energy,
-            "bounce_every": min(bounce_every, _NEVER),
-            "fixed_bounces": fixed_bounces,
-            "patience": min(patience, _NEVER),
-            "conserve_energy": conserve_energy,
-            "weight_decay": weight_decay,
-            "bounce": bounce,
-            "seed": seed,
-            "compat": compat,
-        }
-        super().__init__(params, defaults)
-
-    def hamiltonian(self, group: dict[str, Any]) -> Hamiltonian:
-        """Return the Born-Infeld Hamiltonian."""
-        return _BORN_INFELD
-
-    def turns(self, group: dict[str, Any]) -> bool:
-        """BBI bounces."""
-        return True
-
-    def _bounce_due(self, group: dict[str, Any], live: bool | Tensor) -> bool:
-        if not group["fixed_bounces"] and not group["compat"]:
-            # Without fixed bounces only patience counts; the released code bounces
-            # once even so.
-            stuck = self.system["since_best"] == group["patience"]
-            return bool(stuck & live)
-        return super()._bounce_due(group, live)
-
-    def _particles(self) -> list[tuple[list[dict[str, Any]], list[tuple[int, int]]]]:
-        if not self.param_groups[0]["compat"]:
-            return super()._particles()
-        pairs = zip(self.param_groups, self.flat.spans, strict=True)
-        return [([group], [span]) for group, span in pairs]
-
-    def _launch(
-        self,
-        p2: Number,
-        groups: list[dict[str, Any]],
-        spans: list[tuple[int, int]],
-    ) -> None:
-        super()._launch(p2, groups, spans)
-        if groups[0]["compat"] and p2 > 0:
-            # The released code gives every tensor the whole momentum.
-            own = groups[0]["system"]
-            start, stop = spans[0]
-            q = self.vectors["momentum"][start:stop]
-            for view in self.flat.views(self.vectors["momentum"]):
-                if start <= view.storage_offset() < stop and view.any():
-                    view.div_(square_norm(view.reshape(-1)) ** 0.5)
-            own["p2"] = p2 * square_norm(q)
-            if self.flat.host:
-                own["scale"] = p2**0.5
-            else:
-                q.mul_(p2**0.5)
-
-
-class ECDSep(ECD):
-    r"""Separable energy-conserving descent, turned a little at every step.
-
-    The speed is at most 1 whatever the loss (s = 1), and the trajectory does not
-    change when the loss is multiplied by a constant. Mixing comes from a random
-    rotation of the momentum by an angle of about ν √n at each step.
-
-    .. math:: p \leftarrow r p - \Delta t\,\eta\,\frac{\nabla F}{F - F_0}, \qquad
-        \theta \leftarrow \theta + \frac{2 \Delta t\, p}{s + |p|^2}, \qquad
-        p \leftarrow |p| \frac{p/|p| + \nu z}{\big|p/|p| + \nu z\big|}
-
-    with :math:`r^2 = (e^E/V - s)/|p|^2`, :math:`V = (F - F_0)^\eta`.
-
-    Args:
-        params: Parameters or groups; all groups form one particle.
-        lr: Time step Δt > 0.
-        f_min: Assumed minimum F0 of the loss.
-        extra_energy: Initial |p|² = δE >= 0; must be 0 or 1 (and is 1) when s != 1.
-        eta: Concentration exponent η >= 1.
-        nu: Rotation ν >= 0 per step; 0 draws nothing.
-        s: Regularisation s >= 0; 0 leaves no state of rest.
-        conserve_energy: Rescale the momentum every step (consEn).
-        weight_decay: L2 factor w_d >= 0, part of the conserved energy.
-        seed: Seed of the rotations.
-        compat: Reproduce the released code rule for rule: the constructor's lr holds
-            for all groups whatever a scheduler says; V = (F - F0)^η instead of
-            F - F0 must exceed 1e-40.
-
-    Note:
-        The first momentum follows the gradient without weight decay, as in the
-        released code; at a zero gradient its direction is random (the code divides
-        zero by zero). V = e^E/s exactly keeps the momentum.
-
-    Reference:
-        G. B. De Luca, A. Gatti, E. Silverstein, "Improving Energy Conserving Descent
-        for Machine Learning: Theory and Practice", 2023, arXiv 2306.00352.
-    """
-
-    traits = Traits(
-        family="energy-conserving",
-        summary="separable particle of bounded speed, rotated at each step",
-        paper="De Luca, Gatti, Silverstein, 2023, arXiv 2306.00352",
-        needs_loss=True,
-        closure=True,
-        draws_noise=True,
-        scaler=False,
-        clipping=_CLIPPING,
-    )
-    bounds = {
-        "lr": "(0, inf)",
-        "f_min": "(-inf, inf)",
-        "extra_energy": "[0, inf)",
-        "eta": "[1, inf)",
-        "nu": "[0, inf)",
-        "s": "[0, inf)",
-        "weight_decay": "[0, inf)",
-    }
-    decayed_start = False
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: Annotated[float, LogUniform(1e-3, 1e1)] = 4e-1,
-        f_min: float = 0.0,
-        extra_energy: Annotated[float, Uniform(0.0, 10.0)] = 0.0,
-        eta: Annotated[float, Uniform(1.0, 5.0)] = 1.0,
-        nu: Annotated[float, LogUniform(1e-7, 1e-1)] = 1e-5,
-        s: float = 1.0,
-        conserve_energy: bool = True,
-        weight_decay: Annotated[float, LogUniform(1e-6, 1e-2)] = 0.0,
-        seed: int = 0,
-        compat: bool = False,
-    ):
-        if s != 1 and extra_energy not in (0, 1):
-            raise ValueError(
-                f"extra_energy must be 1 when s != 1, got {extra_energy}: without "
-                "s = 1 the particle starts with |p|² = 1"
-            )
-        defaults = {
-            "lr": lr,
-            "f_min": f_min,
-            "extra_energy": extra_energy,
-            "eta": eta,
-            "nu": nu,
-            "s": s,
-            "conserve_energy": conserve_energy,
-            "weight_decay": weight_decay,
-            "seed": seed,
-            "compat": compat,
-        }
-        super().__init__(params, defaults)
-
-    def hamiltonian(self, group: dict[str, Any]) -> Hamiltonian:
-        """Return the separable Hamiltonian."""
-        return Separable(group["eta"], group["s"])
-
-    def _extra_energy(self, group: dict[str, Any]) -> float:
-        return group["extra_energy"] if group["s"] == 1 else 1.0
-
-    def _threshold(self, group: dict[str, Any]) -> float:
-        # The released code tests V = Φ^η, which stops it at Φ = 1e-8 when η = 5.
-        return self.eps2 ** (1 / group["eta"]) if group["compat"] else self.eps2
-
-    def _lr(self, group: dict[str, Any]) -> float:
-        return self.defaults["lr"] if group["compat"] else group["lr"]
-
-
-def _span(vector: Tensor, spans: list[tuple[int, int]]) -> Tensor:
-    """Return the part of a vector that `spans` cover; the whole without slicing."""
-    start, stop = spans[0][0], spans[-1][1]
-    if start == 0 and stop == vector.numel():
-        return vector
-    return vector[start:stop]

@@ -5,7 +5,7 @@ symbol    variable            meaning
 ========  ==================  =======================================
 V         ``V``               loss + L2 term - f_min, > 0
 E         ``E``               conserved energy, in units of the loss
-p²        ``p2``              squared norm of the momentum
+p²        ``p2``              size of the momentum, squared
 ========  ==================  =======================================
 
 The formulas use operators only: they take floats, 0-d tensors on an accelerator and
@@ -15,7 +15,12 @@ columns of many runs alike.
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor
+
 from lightning_ecd.optimizers.base import Number
+
+#: p² is cut off here: beyond, the particle is too heavy to move anyway.
+_HEAVY = 1e280
 
 
 class Hamiltonian(Protocol):
@@ -83,7 +88,7 @@ class Separable:
 
     def kinetic(self, V: Number, E: Number) -> Number:
         """(E/V)^η - s."""
-        return (E / V) ** self.eta - self.s
+        return _power(E / V, self.eta) - self.s
 
     def kick(self, V: Number, E: Number) -> Number:
         """η/V."""
@@ -96,3 +101,68 @@ class Separable:
     def energy(self, V: Number, p2: Number) -> Number:
         """V (s + p²)^(1/η)."""
         return V * (self.s + p2) ** (1 / self.eta)
+
+
+@dataclass(frozen=True, slots=True)
+class Absolute(Separable):
+    r"""Separable particle of 1-norm: :math:`H = V^\eta (s + \sum |p_i|)`.
+
+    The formulas take A = Σ|p_i| where the others take p²; θ moves by its drift times
+    the signs of p.
+    """
+
+    def drift(self, V: Number, E: Number, p2: Number) -> Number:
+        """1/(s + A)."""
+        return 1 / (self.s + p2)
+
+
+@dataclass(frozen=True, slots=True)
+class Isokinetic:
+    r"""Particle of constant |u| = 1 whose direction is pushed downhill.
+
+    .. math:: \dot u = -k (1 - u u^T) \nabla V, \qquad \dot\theta = V^\gamma u
+
+    leaves the measure :math:`V^{-\eta n/2}` unchanged.
+
+    Attributes:
+        eta: Concentration exponent η.
+        n: Number of parameters.
+        gamma: Slowing γ: 0 keeps the speed, larger values slow where V is small.
+        exponent: Of V in the kick; γ - 1 preserves the measure.
+    """
+
+    eta: float
+    n: int
+    gamma: float
+    exponent: float
+
+    def initial(self, V: Number, extra: Number) -> Number:
+        """1: the squared length of u is what is conserved."""
+        return V / V
+
+    def kinetic(self, V: Number, E: Number) -> Number:
+        """1."""
+        return V / V
+
+    def kick(self, V: Number, E: Number) -> Number:
+        """(η n - 2 γ)/(2 (n - 1)) V^exponent; a single parameter cannot turn."""
+        strength = (self.eta * self.n - 2 * self.gamma) / (2 * max(self.n - 1, 1))
+        return strength * _power(V, self.exponent)
+
+    def drift(self, V: Number, E: Number, p2: Number) -> Number:
+        """V^γ."""
+        return _power(V, self.gamma)
+
+    def energy(self, V: Number, p2: Number) -> Number:
+        """|u|."""
+        return p2**0.5
+
+
+def _power(base: Number, exponent: float) -> Number:
+    """Return a power that does not overflow."""
+    if isinstance(base, Tensor):
+        return (base**exponent).clamp(max=_HEAVY)
+    try:
+        return min(base**exponent, _HEAVY)
+    except OverflowError:
+        return _HEAVY

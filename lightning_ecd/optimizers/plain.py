@@ -33,6 +33,7 @@ class HeavyBall(Descent):
         summary="SGD whose momentum may be negative",
         paper="Velikanov, Kuznedelev, Yarotsky, ICLR 2023, arXiv 2206.11124",
         state="momentum != 0",
+        rows=True,
     )
     bounds = {"lr": "(0, inf)", "momentum": "(-1, 1)", "weight_decay": "[0, inf)"}
 

@@ -15,6 +15,7 @@ SGD = Entry(
         summary="stochastic gradient descent, momentum in [0, inf)",
         paper="Robbins, Monro, Ann. Math. Stat. 1951; Polyak, 1964",
         state="momentum != 0",
+        rows=True,
     ),
     {"lr": _LR, "momentum": Uniform(0.0, 0.999), "weight_decay": _DECAY},
 )
@@ -26,6 +27,7 @@ ADAM = Entry(
         summary="moving averages of gradient and squared gradient",
         paper="Kingma, Ba, ICLR 2015, arXiv 1412.6980",
         state="2 + (amsgrad == 1)",
+        rows=True,
     ),
     {"lr": LogUniform(1e-5, 1e-1), "weight_decay": _DECAY},
 )
@@ -37,6 +39,7 @@ ADAMW = Entry(
         summary="Adam with decoupled weight decay",
         paper="Loshchilov, Hutter, ICLR 2019, arXiv 1711.05101",
         state="2 + (amsgrad == 1)",
+        rows=True,
     ),
     {"lr": LogUniform(1e-5, 1e-1), "weight_decay": LogUniform(1e-4, 1e0)},
 )
@@ -48,6 +51,7 @@ RMSPROP = Entry(
         summary="gradient over a moving average of its size",
         paper="Tieleman, Hinton, Coursera lecture 6.5, 2012",
         state="1 + (momentum != 0) + (centered == 1)",
+        rows=True,
     ),
     {"lr": LogUniform(1e-5, 1e-1), "momentum": Uniform(0.0, 0.99)},
 )

@@ -35,6 +35,8 @@ class Traits:
         bf16: Parameters may be bfloat16.
         compile: Right when the network is compiled.
         ddp: Right under data-parallel training.
+        rows: Many runs can be the rows of one parameter: what it computes of a row
+            depends on that row alone.
         clipping: "fine", or the sentence to warn with.
     """
 
@@ -52,6 +54,7 @@ class Traits:
     bf16: bool = True
     compile: bool = True
     ddp: bool = True
+    rows: bool = False
     clipping: str = "fine"
 
     def count(self, what: str, hyperparameters: Mapping[str, Any]) -> int:

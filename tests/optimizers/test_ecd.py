@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+from lightning_ecd.kernels import Eager
 from lightning_ecd.optimizers import BBI, ECDSep
 from tests.cases import closure_of, descend, quadratic, rosenbrock, start, values
 
@@ -211,8 +212,8 @@ def directions(bounce, count=4000):
     own = optimizer.param_groups[0]["system"]
     angles = []
     for step in range(count):
-        own["steps"] = step
-        optimizer._bounce(optimizer.param_groups[0], own, optimizer.vectors["momentum"])
+        own.update(steps=step, since_best=optimizer.param_groups[0]["patience"])
+        assert optimizer.bounce(optimizer.particles[0], True)
         x, y = optimizer.vectors["momentum"].tolist()
         angles.append(math.atan2(y, x))
     return torch.tensor(angles)
@@ -265,10 +266,16 @@ def test_the_angle_of_a_rotation_is_about_nu_root_n():
     assert math.acos(cosine) == pytest.approx(nu * math.sqrt(n), rel=0.1)
 
 
+class NoDraws(Eager):
+    """A body that cannot draw."""
+
+    normals = None
+
+
 def test_nu_of_zero_draws_nothing():
     params = start()
     optimizer = ECDSep(params, nu=0.0)
-    optimizer.draw = None
+    optimizer.draw, optimizer.body_of = None, lambda x: NoDraws()
     descend(optimizer, params, quadratic, 20)
 
 

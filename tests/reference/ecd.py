@@ -6,7 +6,8 @@ hold: one system whatever the groups, first momentum along the global gradient, 
 decay once in V and once in the force, no bounce at N_b = 0, eps2 tested on the loss.
 
 Sources: De Luca, Silverstein, ICML 2022, arXiv 2201.11137 (BBI); De Luca, Gatti,
-Silverstein, 2023, arXiv 2306.00352 (ECDSep).
+Silverstein, 2023, arXiv 2306.00352 (ECDSep, and its note for leapfrog); De Luca,
+Nachman, Silverstein, Zheng, 2025, arXiv 2501.18419 (ECD_q1).
 """
 
 import math
@@ -35,14 +36,15 @@ def cut(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 class BBI:
-    """Steps 1 to 7 of BBI.
+    """Steps 1 to 7 of BBI, and BBI_v0tuning.
 
     Args:
         groups: One list of tensors per group.
         settings: Of every group: lr, v0, wd; of the first also deltaEn, T0, N_b, T1,
-            consEn, bounce ("cube" or "isotropic").
+            consEn, tuning, batches, bounce ("cube" or "isotropic").
         draw: Source of random numbers.
-        compat: The released rules.
+        compat: The released rules: weight decay is twice in the force, not in E, and
+            the shift is reset until the first move.
     """
 
     def __init__(
@@ -55,6 +57,10 @@ class BBI:
         self.groups, self.settings = groups, settings
         self.draw, self.compat = draw, compat
         self.iteration = 0
+        self.shift = 0.0
+        self.E = 0.0
+        self.begun = False
+        self.first: list[float] = []  # V of the first batches
         self.bounces: list[int] = []  # calls at which a bounce came
         self.calls = 0
         self.pi: dict[int, Tensor] = {}
@@ -69,23 +75,30 @@ class BBI:
         if self.compat:
             if self.iteration == 0:
                 self._begin(loss - head["v0"], head)
+                self.shift = 0.0
             for tensors, gs, s in zip(
                 self.groups, by_group, self.settings, strict=True
             ):
-                V = loss - s["v0"]
+                V = loss - s["v0"] - self.shift + 0.5 * s["wd"] * squared(tensors)
                 self._system(V, [tensors], [gs], [s])
         else:
-            V = loss - head["v0"]
+            V = loss - head["v0"] - self.shift
             for tensors, s in zip(self.groups, self.settings, strict=True):
                 V += 0.5 * s["wd"] * squared(tensors)
-            if self.iteration == 0:
+            if self.iteration == 0 and V > (0 if head["tuning"] else EPS2):
                 self._begin(V, head)
+            elif V > (0 if head["tuning"] else EPS2):
+                if len(self.first) < head["batches"]:
+                    self.first.append(V)
+                    self.V0 = sum(self.first) / len(self.first)
+                    self.E = self.V0 + head["deltaEn"]
             self._system(V, self.groups, by_group, self.settings)
         self.calls += 1
         return loss
 
     def _begin(self, V0: float, head: dict) -> None:
         self.V0, self.E = V0, V0 + head["deltaEn"]
+        self.first = [V0]
         self.c0 = self.c = self.b = 0
         self.best = math.inf
 
@@ -97,7 +110,11 @@ class BBI:
         settings: Sequence[dict],
     ) -> None:
         head = settings[0]
-        if not V > EPS2:
+        if head["tuning"]:
+            if V <= 0:
+                self.shift += 5 * V
+                return
+        elif not V > EPS2:
             return
         E = self.E
         a, e = V / E, E / V
@@ -105,15 +122,17 @@ class BBI:
         lrs = [s["lr"] for t, s in zip(groups, settings, strict=True) for _ in t]
         wds = [s["wd"] for t, s in zip(groups, settings, strict=True) for _ in t]
         gs = [g for tensors in gradients for g in tensors]
-        forces = [g + wd * x for g, wd, x in zip(gs, wds, xs, strict=True)]
+        times = 2 if self.compat else 1
+        starts = [g + wd * x for g, wd, x in zip(gs, wds, xs, strict=True)]
+        forces = [g + times * wd * x for g, wd, x in zip(gs, wds, xs, strict=True)]
 
         fresh = [i for i, x in enumerate(xs) if id(x) not in self.pi]
         # sqrt(E²/V0 - V0), written so that it is 0, not round-off, at E = V0
         size = math.sqrt(self.V0 * ((E / self.V0) ** 2 - 1))
-        whole = math.sqrt(squared([forces[i] for i in fresh]))
+        whole = math.sqrt(squared([starts[i] for i in fresh]))
         for i in fresh:
-            norm = math.sqrt(squared([forces[i]])) if self.compat else whole
-            self.pi[id(xs[i])] = -(forces[i] / norm) * size
+            norm = math.sqrt(squared([starts[i]])) if self.compat else whole
+            self.pi[id(xs[i])] = -(starts[i] / norm) * size
         pis = [self.pi[id(x)] for x in xs]
 
         S = squared(pis)
@@ -151,15 +170,14 @@ class BBI:
         self.bounces.append(self.calls)
 
 
-class ECDSep:
-    """Steps 1 to 7 of ECDSep; all groups form one system in either form.
+class Rotating:
+    """What the rules that rotate the momentum share: one system of all groups.
 
     Args:
         groups: One list of tensors per group.
-        settings: Of every group: lr, wd; of the first also F0, deltaEn, eta, nu, s,
-            consEn.
+        settings: Of every group: lr, wd; of the first what the rule reads.
         draw: Source of random numbers.
-        compat: The released rules: the first group's lr for all, eps2 tested on V.
+        compat: The released rules; the first group's lr holds for all.
     """
 
     def __init__(
@@ -178,45 +196,227 @@ class ECDSep:
             for tensors, s in pairs
             for _ in tensors
         ]
+        self.n = sum(x.numel() for x in self.xs)
+        self.nu = self.head["nu"]
+        if self.head["scaled"]:
+            self.lrs = [lr / math.sqrt(self.head["eta"]) for lr in self.lrs]
+            self.nu /= math.sqrt(self.n)
         self.iteration = 0
+        self.shift = 0.0
+        self.first: list[float] = []
+
+    def potential(self, loss: float) -> float:
+        """Return loss + L2 - F0, without shift."""
+        pairs = zip(self.wds, self.xs, strict=True)
+        decay = sum(0.5 * wd * squared([x]) for wd, x in pairs)
+        return loss + decay - self.head["F0"]
+
+    def forces(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """Return G = g + w_d θ."""
+        parts = zip(grads, self.wds, self.xs, strict=True)
+        return [g + wd * x for g, wd, x in parts]
+
+    def normal(self) -> list[Tensor]:
+        """Return z, tensor by tensor."""
+        return cut(self.draw("normal", self.n), self.xs)
+
+
+class ECDSep(Rotating):
+    """Steps 1 to 7 of ECDSep, F0 tuning, the scaled interface, s0, abs, first_order.
+
+    The head's settings: F0, deltaEn, eta, nu, s, energy, scaled, gamma, consEn,
+    tuning, batches, rule. ``compat``: eps2 tested on V, shifts measured in V, kick
+    without the shift.
+    """
 
     def step(self, evaluate: Evaluate) -> float:
         """Take one step, return the loss at its start."""
         loss, grads = evaluate()
-        eta, s, nu = self.head["eta"], self.head["s"], self.head["nu"]
-        delta = self.head["deltaEn"] if s == 1 else 1.0
+        head = self.head
+        eta, s, nu = head["eta"], head["s"], self.nu
+        delta = head["deltaEn"] if s == 1 else 1.0
         xs = self.xs
-        decay = sum(0.5 * wd * squared([x]) for wd, x in zip(self.wds, xs, strict=True))
-        Phi = loss + decay - self.head["F0"]
-        if not (Phi > 0 and (Phi**eta if self.compat else Phi) > EPS2):
+        unshifted = self.potential(loss)
+        Phi = unshifted - self.shift
+        if head["tuning"]:
+            if Phi <= 0:
+                self.shift += 5 * (Phi**eta if self.compat else Phi)
+                return loss
+        elif not (Phi > 0 and (Phi**eta if self.compat else Phi) > EPS2):
             return loss
         V = Phi**eta
+        if head["rule"] == "polyak":
+            Gs = self.forces(grads)
+            for x, lr, G in zip(xs, self.lrs, Gs, strict=True):
+                square = squared([G]) if self.compat else squared(Gs)
+                x.sub_(2 * lr * Phi * G / (eta * (square + 1e-8)))
+            return loss
+        absolute = head["rule"] == "absolute"
         if self.iteration == 0:
+            given = head["energy"]
             self.E = math.log(V) + math.log(s + delta)
-            scale = math.sqrt(delta / squared(grads))
+            if given is not None:
+                self.E = eta * math.log(given)
+            if absolute:
+                scale = delta / sum(float(g.abs().sum()) for g in grads)
+            else:
+                scale = math.sqrt(delta / squared(grads))
             self.ps = [-g * scale for g in grads]
             self.p2 = delta
+            self.first = [Phi]
+        elif len(self.first) < head["batches"]:
+            self.first.append(Phi)
+            mean = sum(self.first) / len(self.first)
+            self.E = eta * math.log(mean) + math.log(s + delta)
+        if head["gamma"]:
+            nu = nu * (V * (s + delta) / math.exp(self.E)) ** head["gamma"]
 
         r = 1.0
-        if self.head["consEn"]:
+        if head["consEn"]:
             T = math.exp(self.E) / V - s
             if not (abs(T - self.p2) < EPS1 or T < 0 or self.p2 == 0):
-                r = math.sqrt(T / self.p2)
+                r = T / self.p2 if absolute else math.sqrt(T / self.p2)
 
-        for i, x in enumerate(xs):
-            force = grads[i] + self.wds[i] * x
-            self.ps[i] = r * self.ps[i] - self.lrs[i] * (eta / Phi) * force
+        base = unshifted if self.compat else Phi
+        for i, G in enumerate(self.forces(grads)):
+            self.ps[i] = r * self.ps[i] - self.lrs[i] * (eta / base) * G
+        if absolute:
+            A = math.fsum(abs(v) for p in self.ps for v in p.reshape(-1).tolist())
+            for i, x in enumerate(xs):
+                x.add_(self.lrs[i] * self.ps[i].sign() / (s + A))
+            if nu:
+                parts = zip(self.ps, self.normal(), strict=True)
+                turned = [p / A + nu * z for p, z in parts]
+                norm = math.fsum(float(t.abs().sum()) for t in turned)
+                self.ps = [A * t / norm for t in turned]
+            self.p2 = A
+        else:
+            P = squared(self.ps)
+            N = math.sqrt(P)
+            for i, x in enumerate(xs):
+                x.add_(2 * self.lrs[i] * self.ps[i] / (s + P))
+            if nu:
+                parts = zip(self.ps, self.normal(), strict=True)
+                turned = [p / N + nu * z for p, z in parts]
+                norm = math.sqrt(squared(turned))
+                self.ps = [N * t / norm for t in turned]
+            self.p2 = P
+        self.iteration += 1
+        return loss
+
+
+class ECDSepLeapfrog(Rotating):
+    """Leapfrog of the note; the head's settings as for ECDSep, with s = 1."""
+
+    def step(self, evaluate: Evaluate) -> float:
+        """Take one step, return the loss at its start."""
+        loss, grads = evaluate()
+        head = self.head
+        eta, delta = head["eta"], head["deltaEn"]
+        Phi = self.potential(loss) - self.shift
+        if head["tuning"]:
+            if Phi <= 0:
+                self.shift += 5 * Phi
+                return loss
+        elif not Phi > EPS2:
+            return loss
+        V = Phi**eta
+        first = self.iteration == 0
+        if first:
+            self.E = math.log(V) + math.log(1 + delta)
+            scale = math.sqrt(delta / squared(grads))
+            self.ps = [-g * scale for g in grads]
+            self.first = [Phi]
+        elif len(self.first) < head["batches"]:
+            self.first.append(Phi)
+            mean = sum(self.first) / len(self.first)
+            self.E = eta * math.log(mean) + math.log(1 + delta)
+        half = [
+            0.5 * lr * (eta / Phi) * G
+            for lr, G in zip(self.lrs, self.forces(grads), strict=True)
+        ]
+        if not first:
+            self.ps = [p - h for p, h in zip(self.ps, half, strict=True)]
+        p2 = squared(self.ps)
+        if head["consEn"]:
+            T = math.exp(self.E) / V - 1
+            if not (abs(T - p2) < EPS1 or T < 0 or p2 == 0):
+                self.ps = [p * math.sqrt(T / p2) for p in self.ps]
+        self.ps = [p - h for p, h in zip(self.ps, half, strict=True)]
         P = squared(self.ps)
-        N = math.sqrt(P)
-        for i, x in enumerate(xs):
-            x.add_(2 * self.lrs[i] * self.ps[i] / (s + P))
-
-        if nu:
-            zs = cut(self.draw("normal", sum(x.numel() for x in xs)), xs)
-            turned = [p / N + nu * z for p, z in zip(self.ps, zs, strict=True)]
+        for x, lr, p in zip(self.xs, self.lrs, self.ps, strict=True):
+            x.add_(2 * lr * p / (1 + P))
+        nu = self.nu * (V * (1 + delta) / math.exp(self.E)) ** head["gamma"]
+        if self.nu and not first:
+            N = math.sqrt(P)
+            parts = zip(self.ps, self.normal(), strict=True)
+            turned = [p / N + nu * z for p, z in parts]
             norm = math.sqrt(squared(turned))
             self.ps = [N * t / norm for t in turned]
-        self.p2 = P
+        elif self.nu:
+            self.normal()  # drawn, not used: the draws of a step are its own
+        self.iteration += 1
+        return loss
+
+
+class ECDq1(Rotating):
+    """ECD_q1 and its variants.
+
+    The head's settings: F0, eta, nu, gamma, scaled, step, consEn, tuning.
+    ``compat``: projection per tensor, exponent -1 - gamma.
+    """
+
+    def step(self, evaluate: Evaluate) -> float:
+        """Take one step, return the loss at its start."""
+        loss, grads = evaluate()
+        head, n = self.head, self.n
+        eta, gamma, kind = head["eta"], head["gamma"], head["step"]
+        Phi = self.potential(loss) - self.shift
+        if head["tuning"]:
+            if Phi <= 0:
+                self.shift += 5 * Phi
+                return loss
+        elif not Phi > EPS2:
+            return loss
+        L = max(Phi + head["F0"], 0.0)
+        g2 = squared(grads)
+        if self.iteration == 0:
+            self.us = [-g / math.sqrt(g2) for g in grads]
+            self.p2 = 1.0
+            self.g0 = g2
+        if head["consEn"] and abs(1 - self.p2) >= EPS1 and self.p2 != 0:
+            self.us = [u / math.sqrt(self.p2) for u in self.us]
+        exponent = -1 - gamma if self.compat else gamma - 1
+        coefficient = (n * eta - 2 * gamma) / (2 * (n - 1)) * Phi**exponent
+
+        ones = [torch.ones_like(g) for g in grads]
+        kicks = drifts = ones
+        if kind == "first_gradient":
+            kicks = drifts = [o / math.sqrt(self.g0 + 1e-8) for o in ones]
+        elif kind == "theta":
+            kicks = drifts = [o * 2 * L / math.sqrt(g2 + 1e-8) for o in ones]
+        elif kind == "adaptive":
+            kicks = [o * 2 * math.sqrt(L / (g2 + 1e-8)) / math.sqrt(eta) for o in ones]
+            drifts = [o * 2 * math.sqrt(L / g2) / math.sqrt(eta) for o in ones]
+        elif kind == "elementwise":
+            kicks = drifts = [2 * (L / ((g**2 + 1e-8) * n * eta)).sqrt() for g in grads]
+
+        Gs = self.forces(grads)
+        dots = [float((u * G).sum()) for u, G in zip(self.us, Gs, strict=True)]
+        if not self.compat:
+            dots = [math.fsum(dots)] * len(dots)
+        for i, x in enumerate(self.xs):
+            u, G, lr = self.us[i], Gs[i], self.lrs[i]
+            self.us[i] = u = u - lr * kicks[i] * coefficient * (G - u * dots[i])
+            direction = u.sign() if kind == "sign" else u
+            x.add_(lr * drifts[i] * Phi**gamma * direction)
+        self.p2 = squared(self.us)
+        if self.nu:
+            N = math.sqrt(self.p2)
+            parts = zip(self.us, self.normal(), strict=True)
+            turned = [u / N + self.nu * z for u, z in parts]
+            norm = math.sqrt(squared(turned))
+            self.us = [N * t / norm for t in turned]
         self.iteration += 1
         return loss
 
@@ -231,6 +431,8 @@ def settings_of(name: str, arguments: dict) -> dict:
         "wd": get("weight_decay", 0.0),
         "deltaEn": get("extra_energy", 0.0),
         "consEn": get("conserve_energy", True),
+        "tuning": get("self_tuning", False),
+        "batches": get("energy_batches", 1),
     }
     if name == "BBI":
         return common | {
@@ -241,12 +443,19 @@ def settings_of(name: str, arguments: dict) -> dict:
             "T1": get("patience", 3000),
             "bounce": get("bounce", "cube"),
         }
+    leapfrog = name == "ECDSepLeapfrog"
+    damping = get("noise_damping", 1.0 if leapfrog else 0.0)
     return common | {
         "lr": arguments["lr"],
         "F0": get("f_min", 0.0),
-        "eta": get("eta", 1.0),
-        "nu": get("nu", 1e-5),
+        "eta": get("eta", 100.0 if name == "ECDq1" else 1.0),
+        "nu": get("nu", 1e-3 if leapfrog else 1e-5),
         "s": get("s", 1.0),
+        "energy": get("energy"),
+        "scaled": get("scaled", False),
+        "gamma": get("gamma", 0.0) if name == "ECDq1" else damping,
+        "rule": get("rule", "standard"),
+        "step": get("step_size", "constant"),
     }
 
 
