@@ -11,13 +11,15 @@ COMMANDS = {
     "validate": "compute validation metrics of a checkpoint",
     "test": "compute test metrics of a checkpoint",
     "predict": "write predictions of a checkpoint",
+    "trajectories": "many runs of optimizers on a synthetic function",
+    "table": "published results beside ours, from a file of configs/table",
     "optimizers": "list the registered optimizers; a wildcard filters; --json",
 }
 
 
 def usage() -> str:
     """Return the help of the whole program."""
-    rows = "\n".join(f"  {name:<12}{what}" for name, what in COMMANDS.items())
+    rows = "\n".join(f"  {name:<14}{what}" for name, what in COMMANDS.items())
     return (
         "usage: lightning-ecd COMMAND [ARGUMENTS]\n\n"
         f"Unconventional optimizers on PyTorch Lightning.\n\ncommands:\n{rows}\n\n"
@@ -46,6 +48,14 @@ def main(args: Sequence[str] | None = None) -> None:
         from lightning_ecd.listing import main as listing
 
         listing(arguments[1:])
+    elif command == "trajectories":
+        from lightning_ecd.studies import trajectories
+
+        trajectories(arguments[1:])
+    elif command == "table":
+        from tune.tables import main as table
+
+        table(arguments[1:])
     elif command in COMMANDS:
         from lightning_ecd.cli import main as run
 

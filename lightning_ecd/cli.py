@@ -1,16 +1,14 @@
 """The command line: Lightning's, with strict resuming and one-line errors."""
 
-import difflib
 import json
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -37,10 +35,16 @@ from lightning_ecd.callbacks import (
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.optimizers import REGISTRY
 from lightning_ecd.overrides import settings_of
+from lightning_ecd.parser import (
+    LOGS,
+    PROGRAM,
+    Parser,
+    fail,
+    new_folder,
+    one_line,
+    version_of,
+)
 
-PROGRAM = "lightning-ecd"
-#: Where every run writes.
-LOGS = Path("logs")
 #: The logger that announces seeds.
 SEEDS = "lightning_fabric.utilities.seed"
 #: Settings of the data that may change on resuming: no training batch depends on them.
@@ -52,73 +56,6 @@ _PARTS: dict[str, Any] = {
     "model.network": Callable[[], nn.Module],
     "data": LightningDataModule,
 }
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """Print one line on standard error and exit."""
-    print(f"{PROGRAM}: error: {message}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-def one_line(message: str) -> str:
-    """Return a parser's message without the alternatives that nobody meant."""
-    lines = [line.strip(" -") for line in message.splitlines()]
-    lines = [line for line in dict.fromkeys(lines) if line]
-    if any("Does not validate against any of the Union" in line for line in lines):
-        lines = [
-            line
-            for line in lines
-            if not re.match(
-                r"Subtypes|Errors|Given value|.*NoneType|.*Does not validate", line
-            )
-            or line.startswith("Parser key")
-        ]
-    text = re.sub(r"\s+", " ", "; ".join(lines)).replace(":; ", ": ")
-    text = re.sub(r"Does not validate against any of the Union subtypes;? ?", "", text)
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", text)
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one line that names the key, and exit code 2."""
-
-    #: The arguments being parsed, to name a flag as the user wrote it.
-    arguments: Sequence[str] = ()
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        # Else --trainer.max_epoch would pass for max_epochs.
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line and exit."""
-        fail(self._explained(message))
-
-    def _explained(self, message: str) -> str:
-        text = one_line(message)
-        key = re.search(r"(?:Parser key \"|Option ')([\w.]+)[\"']", text)
-        flag = self._flag(key[1]) if key else None
-        if key and flag and flag != key[1]:
-            text = f"{flag}: {text}"
-        if key and key[1].rsplit(".", 1)[-1] == "optimizer" and "import path" in text:
-            text += "; registered optimizers: " + ", ".join(REGISTRY)
-        unknown = re.search(r"unrecognized arguments: --([\w.]+)", text)
-        if unknown:
-            known = [name.lstrip("-") for name in self._every_option()]
-            close = difflib.get_close_matches(unknown[1], known, 1)
-            text += f"; did you mean --{close[0]}?" if close else "; see --help"
-        elif "is not accepted" in text and flag:
-            part = flag.rsplit(".", 1)[0]
-            text += f"; {part}.help CLASS lists what is"
-        return text if len(text) <= 500 else text[:497] + "..."
-
-    def _flag(self, key: str) -> str | None:
-        names = [word.split("=")[0] for word in self.arguments if word[:2] == "--"]
-        matches = [n for n in names if n[2:] == key or n.endswith("." + key)]
-        return matches[-1] if matches else None
-
-    def _every_option(self) -> list[str]:
-        commands = [a.choices for a in self._actions if isinstance(a.choices, dict)]
-        parsers = [self, *(parser for c in commands for parser in c.values())]
-        return [option for p in parsers for option in p._option_string_actions]
 
 
 class CommandLine(LightningCLI):
@@ -208,7 +145,7 @@ class CommandLine(LightningCLI):
         if given in ("last", "best"):
             base = LOGS / self._name()
             found = sorted(
-                base.glob(f"version_*/checkpoints/{given}.ckpt"), key=_version_of
+                base.glob(f"version_*/checkpoints/{given}.ckpt"), key=version_of
             )
             if not found:
                 fail(f"--ckpt_path {given}: no run below {base} has a {given}.ckpt")
@@ -305,9 +242,7 @@ class CommandLine(LightningCLI):
         if checkpoint is not None:
             folder = Path(checkpoint).resolve().parent
             return folder.parent if folder.name == "checkpoints" else folder
-        base = LOGS / self._name()
-        versions = [_version_of(folder) for folder in base.glob("version_*")]
-        return base / f"version_{max(versions, default=-1) + 1}"
+        return new_folder(self._name())
 
     def _loggers(self) -> list[Any]:
         folder = self.run_folder
@@ -382,11 +317,6 @@ class _Csv(CSVLogger):
                 experiment.metrics_keys = former.splitlines()[0].split(",")
             return experiment
         return super().experiment
-
-
-def _version_of(path: Path) -> int:
-    match = re.search(r"version_(\d+)", str(path))
-    return int(match[1]) if match else -1
 
 
 def _differences(old: Any, new: Any, key: str) -> list[tuple[str, Any, Any]]:

@@ -148,8 +148,7 @@ class BBI(ECD):
         if not group["fixed_bounces"] and not group["compat"]:
             fixed = fixed & False  # the released code bounces once even so
         due = fixed | (live & (system["since_best"] == group["patience"]))
-        # the one flag that an accelerator is asked for
-        if not (due.any() if isinstance(due, Tensor) else due):
+        if not self._any(due):
             return False
         self._turn(particle, due if self.rows else True)
         system["bounces"] = system["bounces"] + due * 1
@@ -158,6 +157,10 @@ class BBI(ECD):
         system["since_fixed"] = where(again, 0, system["since_fixed"] + fixed * 1)
         system["since_best"] = where(due, 0, system["since_best"])
         return due if self.rows else True
+
+    def _any(self, due: bool | Tensor) -> bool:
+        """Return whether to bounce: the one flag that an accelerator is asked for."""
+        return bool(due.any() if isinstance(due, Tensor) else due)
 
     def _turn(self, particle: Particle, due: bool | Tensor) -> None:
         """Replace the momentum's direction by a random one where `due`."""

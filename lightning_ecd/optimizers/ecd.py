@@ -155,12 +155,15 @@ class ECD(Descent):
             if "p2" not in own:
                 continue
             if self.host:
-                scale = own.setdefault("scale", 1.0)
+                own.setdefault("scale", 1.0)
             else:
                 particle.q.mul_(own.pop("scale", 1.0))
-                scale = 1.0
             if former is not None:
-                own["p2"] = scale * scale * particle.body.square(particle.q)
+                own["p2"] = self._size(particle)
+
+    def _size(self, particle: Particle) -> Number:
+        """Return |p|² afresh."""
+        return particle.scale**2 * particle.body.square(particle.q)
 
     def _start(self, loss: Number) -> bool:
         """Set energy and momenta from the first loss with V > 0."""

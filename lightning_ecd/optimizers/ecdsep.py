@@ -253,6 +253,11 @@ class ECDSep(_Separable):
         total = v.abs().sum(-1, keepdim=bool(self.rows), dtype=torch.float64)
         return total.item() if self.host else total
 
+    def _size(self, particle: Particle) -> Number:
+        if particle.groups[0]["rule"] == "absolute":
+            return particle.scale * self._one_norm(particle.q)
+        return super()._size(particle)
+
     def _ratio(self, shell: Number, p2: Number) -> Number:
         if self.param_groups[0]["rule"] == "absolute":  # both are 1-norms
             return shell / p2

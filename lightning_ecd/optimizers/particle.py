@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ecd.flat import square_norm
 from lightning_ecd.kernels import Body
 from lightning_ecd.optimizers.base import Number, where
 
@@ -184,7 +185,7 @@ class Particle:
             force = g + self.decay_factor * self.groups[i]["weight_decay"] * x
             p.mul_(1.0 if stretch is None else stretch[i])
             p.sub_(force, alpha=steps[i] * k / self.own["scale"])
-        size = sum(self.body.square(p) for p in kicked) ** 0.5 or 1.0
+        size = sum(square_norm(p) for p in kicked) ** 0.5 or 1.0
         for (q, _, _), p in zip(self.parts, kicked, strict=True):
             q.copy_(p / size)
         self.own["scale"] *= size

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import lightning_ecd.flat
-from lightning_ecd.optimizers import BBI, ECDSep, HeavyBall
+from lightning_ecd.kernels import Eager
+from lightning_ecd.optimizers import BBI, ECD, ECDSep, HeavyBall
 from tests.cases import (
     build,
     closure_of,
@@ -29,9 +30,13 @@ READS = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__")
 
 @pytest.fixture
 def as_if_on_a_device(monkeypatch):
-    """Make every vector count as one on an accelerator; return the switch."""
+    """Make every vector count as one on an accelerator; return the switch.
+
+    Bodies draw different numbers: both paths take the eager one.
+    """
 
     host = lightning_ecd.flat.on_host
+    monkeypatch.setattr(ECD, "body_of", staticmethod(lambda x: Eager()))
 
     def switch(on=True):
         monkeypatch.setattr(
@@ -54,21 +59,21 @@ def no_waiting(optimizer, allow_bounces):
             patch.setattr(torch.Tensor, name, refuse)
         reads = []
         if allow_bounces:
-            due = optimizer._bounce_due
+            asked = optimizer._any
 
-            def allowed(group, live):
+            def allowed(due):
                 with pytest.MonkeyPatch.context() as inner:
                     flag = originals["__bool__"]
                     count = lambda t: (reads.append(1), flag(t))[1]  # noqa: E731
                     inner.setattr(torch.Tensor, "__bool__", count)
-                    return due(group, live)
+                    return asked(due)
 
-            optimizer._bounce_due = allowed
+            optimizer._any = allowed
         try:
             yield reads
         finally:
             if allow_bounces:
-                del optimizer._bounce_due
+                del optimizer._any
 
 
 def run(name, settings, loss, steps, waiting=True):
@@ -178,16 +183,16 @@ def test_cuda_steps_never_wait_and_equal_the_cpu(name, settings):
     optimizer = build(name, settings, params)
     closure = closure_of(optimizer, params, rosenbrock)
     optimizer.step(closure)
-    due = getattr(optimizer, "_bounce_due", None)
+    asked = getattr(optimizer, "_any", None)
 
-    def allowed(group, live):
+    def allowed(due):
         torch.cuda.set_sync_debug_mode("default")
-        flag = due(group, live)
+        flag = asked(due)
         torch.cuda.set_sync_debug_mode("error")
         return flag
 
-    if due is not None:
-        optimizer._bounce_due = allowed
+    if asked is not None:
+        optimizer._any = allowed
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(30):

@@ -9,6 +9,7 @@ from torch.optim import optimizer as torch_optimizer
 from torch.profiler import profile
 
 from lightning_ecd.errors import Diverged
+from lightning_ecd.kernels import Eager
 from lightning_ecd.optimizers import BBI, REGISTRY, Descent, ECDSep, HeavyBall
 from tests.cases import (
     CASES,
@@ -177,8 +178,7 @@ def test_seeds_matter_where_noise_is_drawn(name, settings):
     if "seed" not in REGISTRY[name].cls([torch.zeros(1)]).defaults:
         assert not REGISTRY[name].traits.draws_noise
         return
-    draws = []
-    results = []
+    draws, results = [], []
     for seed in (0, 0, 1):
         params = start()
         optimizer = build(name, {**settings, "seed": seed}, params)
@@ -188,11 +188,22 @@ def test_seeds_matter_where_noise_is_drawn(name, settings):
             draws.append(kind)
             return law(kind, like)
 
-        optimizer.draw = draw
+        optimizer.draw, optimizer.body_of = draw, lambda x: Counting(draws)
         descend(optimizer, params, rosenbrock, 20)
         results.append(values(params))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2]) != bool(draws)
+
+
+class Counting(Eager):
+    """The eager passes, which note when they draw."""
+
+    def __init__(self, draws):
+        self.draws = draws
+
+    def normals(self, like, seed, step, offset):
+        self.draws.append("normal")
+        return super().normals(like, seed, step, offset)
 
 
 @variants(ours)

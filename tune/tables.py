@@ -1,0 +1,255 @@
+"""Tables of published results beside ours: the command `table`.
+
+A file of configs/table lists rows; each names a study or an experiment, what to read
+from it, and the published number. What several rows share is run once.
+"""
+
+import csv
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from lightning_ecd.errors import UserError
+from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder
+
+Rule = Literal["statistical", "relative", "at_most", "at_least"]
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published number and how to measure it.
+
+    Attributes:
+        name: What the row shows.
+        metric: Which number to read; of a study its ``optimizer/metric``.
+        published: The paper's number.
+        study: A file of configs/study, relative to the table's; or
+        experiment: a file of configs/experiment.
+        arguments: Further flags; ``{seed}`` stands for the seed.
+        seeds: One run for each.
+        error: Standard error of the published number, 0 if unknown.
+        rule: "statistical": equal within two standard errors of the difference;
+            "relative": within `tolerance`; "at_most", "at_least".
+        tolerance: Relative, for "relative"; absolute slack for the others.
+        error_metric: Where a study tells the standard error of one run's `metric`.
+        note: Why it deviates, or under which reservation it holds.
+    """
+
+    name: str
+    metric: str
+    published: float
+    study: str | None = None
+    experiment: str | None = None
+    arguments: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    error: float = 0.0
+    rule: Rule = "statistical"
+    tolerance: float = 0.0
+    error_metric: str | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.study is None) == (self.experiment is None):
+            raise ValueError(f"{self.name}: name either a study or an experiment")
+        if self.rule not in get_args(Rule):
+            allowed = ", ".join(get_args(Rule))
+            raise ValueError(
+                f"{self.name}: rule must be one of {allowed}, got {self.rule!r}"
+            )
+        if not self.seeds:
+            raise ValueError(f"{self.name}: seeds must name at least one")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured for a row.
+
+    Attributes:
+        row: The row.
+        values: One per seed.
+        own_error: Standard error that a single run tells of itself; 0: none.
+    """
+
+    row: Row
+    values: tuple[float, ...]
+    own_error: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        if len(self.values) == 1:
+            return self.own_error
+        return statistics.stdev(self.values) / len(self.values) ** 0.5
+
+    @property
+    def verdict(self) -> str:
+        """Whether the published number is reproduced."""
+        row, ours, published = self.row, self.mean, self.row.published
+        if row.rule == "at_most":
+            met = ours <= published + row.tolerance
+        elif row.rule == "at_least":
+            met = ours >= published - row.tolerance
+        elif row.rule == "relative":
+            met = abs(ours - published) <= row.tolerance * abs(published)
+        else:
+            spread = (self.error**2 + row.error**2) ** 0.5
+            if not spread:
+                return "no error known"
+            met = abs(ours - published) <= 2 * spread + row.tolerance
+        return "reproduced" if met else "NOT reproduced"
+
+
+def read(file: Path) -> tuple[str, list[Row]]:
+    """Return the title and rows of a table file.
+
+    Raises:
+        UserError: For a missing file, an unknown key or a bad value.
+    """
+    if not file.is_file():
+        raise UserError(f"there is no table {file}")
+    content = yaml.safe_load(file.read_text())
+    if not isinstance(content, dict) or set(content) != {"title", "rows"}:
+        raise UserError(f"{file}: a table has the keys title and rows")
+    known = {field.name for field in fields(Row)}
+    rows = []
+    for i, entry in enumerate(content["rows"]):
+        unknown = set(entry) - known
+        if unknown:
+            raise UserError(
+                f"{file}, row {i + 1}: unknown key {sorted(unknown)[0]!r}; keys are "
+                + ", ".join(sorted(known))
+            )
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        try:
+            row = Row(**values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{file}, row {i + 1}: {error}") from error
+        for kind in ("study", "experiment"):
+            part = getattr(row, kind)
+            if part is not None and not (file.parent / part).is_file():
+                raise UserError(f"{file}, {row.name}: there is no {kind} {part}")
+        rows.append(row)
+    return str(content["title"]), rows
+
+
+def measure(
+    rows: Iterable[Row], base: Path, told: Callable[[str], None] = lambda name: None
+) -> Iterable[Result]:
+    """Yield the result of each row, running what rows share once.
+
+    Args:
+        rows: What to measure.
+        base: Folder that their files are relative to.
+        told: Told the name of every row that begins.
+    """
+    done: dict[tuple[Any, ...], Numbers] = {}
+    for row in rows:
+        told(row.name)
+        values, own_error = [], 0.0
+        for seed in row.seeds:
+            flags = [word.replace("{seed}", str(seed)) for word in row.arguments]
+            key = (row.study, row.experiment, seed, *flags)
+            if key not in done:
+                run = _run_study if row.study else _run_experiment
+                file = base / str(row.study or row.experiment)
+                done[key] = run(["--config", str(file), *flags], seed)
+            numbers = done[key]
+            if row.metric not in numbers:
+                raise UserError(
+                    f"{row.name}: there is no metric {row.metric!r}; there are "
+                    + ", ".join(numbers)
+                )
+            values.append(numbers[row.metric])
+            if row.error_metric:
+                own_error = numbers.get(row.error_metric, 0.0)
+        yield Result(row, tuple(values), own_error)
+
+
+def _run_study(arguments: Sequence[str], seed: int) -> Numbers:
+    from lightning_ecd import studies
+
+    study, _, _ = studies.read([*arguments, f"--seed={seed}"])
+    return {
+        f"{name}/{key}": value
+        for name, outcome in study.run().items()
+        for key, value in study.summary(outcome).items()
+    }
+
+
+def _run_experiment(arguments: Sequence[str], seed: int) -> Numbers:
+    from lightning_ecd.cli import CommandLine
+
+    line = CommandLine(["fit", *arguments, f"--seed_everything={seed}"])
+    metrics = line.trainer.callback_metrics
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def cells(result: Result) -> list[str]:
+    """Return a result as the cells of a table's line."""
+    row = result.row
+    published = f"{row.published:.5g}" + (f" ± {row.error:.2g}" if row.error else "")
+    ours = f"{result.mean:.5g}" + (f" ± {result.error:.2g}" if result.error else "")
+    return [row.name, published, ours, str(len(row.seeds)), result.verdict, row.note]
+
+
+_HEADER = ["", "published", "ours ± s.e.", "runs", "verdict", "note"]
+
+
+def write(folder: Path, title: str, results: Sequence[Result]) -> None:
+    """Write table.csv and table.md."""
+    lines = [cells(result) for result in results]
+    with open(folder / "table.csv", "w", newline="") as out:
+        table = csv.writer(out)
+        table.writerow([*_HEADER, "values"])
+        for line, result in zip(lines, results, strict=True):
+            table.writerow([*line, " ".join(map(repr, result.values))])
+    rules = "|".join("---" for _ in _HEADER)
+    body = [f"| {' | '.join(line)} |" for line in [_HEADER, *lines]]
+    text = "\n".join([f"# {title}", "", body[0], f"|{rules}|", *body[1:]])
+    (folder / "table.md").write_text(text + "\n")
+
+
+def main(args: Sequence[str]) -> None:
+    """Measure a table, print and write it; what the user can mend is one line."""
+    parser = Parser(
+        prog=f"{PROGRAM} table", description="Published results beside ours."
+    )
+    parser.arguments = args
+    parser.add_argument("file", type=str, help="a file of configs/table")
+    parser.add_argument("--rows", type=str, default="*", help="wildcard on row names")
+    parser.add_argument("--list", action="store_true", help="only list the rows")
+    parsed = parser.parse_args(list(args))
+    file = Path(parsed.file)
+    try:
+        title, rows = read(file)
+        rows = [row for row in rows if fnmatchcase(row.name, parsed.rows)]
+        if not rows:
+            raise UserError(f"--rows: no row of {file} matches {parsed.rows!r}")
+        if parsed.list:
+            for row in rows:
+                print(f"{row.name}: published {row.published:g}")
+            return
+        results = list(measure(rows, file.parent, lambda name: print(f"{name} ...")))
+    except UserError as error:
+        fail(str(error))
+    folder = new_folder(file.stem)
+    folder.mkdir(parents=True)
+    write(folder, title, results)
+    table = RichTable(*_HEADER, title=title)
+    for result in results:
+        table.add_row(*cells(result))
+    Console().print(table)
+    print(f"table: {folder}/table.md")
