@@ -1,13 +1,15 @@
 """Downloads that are checked, and appear whole or not at all."""
 
 import os
+import shutil
 import socket
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from torchvision.datasets.utils import download_url
+from torchvision.datasets.utils import check_md5, download_url
 
 from lightning_ecd.errors import UserError
 
@@ -48,6 +50,49 @@ def fetch(path: Path, mirrors: Sequence[str], md5: str) -> None:
         f"{path} is missing and could not be downloaded ({'; '.join(failures)}): put "
         f"the file there, or {_REMEDY} has it"
     )
+
+
+def fetch_members(
+    archive: Path, mirrors: Sequence[str], md5: str, members: Sequence[str]
+) -> None:
+    """Unpack files of a tar archive beside it; download it if it is not there.
+
+    Args:
+        archive: Where the archive is or shall be; it is kept.
+        mirrors: Addresses ending in a slash, tried in this order.
+        md5: The checksum of the archive.
+        members: The files wanted, by their names in the archive.
+
+    Raises:
+        UserError: The archive is damaged or cannot be had, or the folder is not
+            writable.
+    """
+    if not archive.is_file():
+        fetch(archive, mirrors, md5)
+    elif not check_md5(str(archive), md5):
+        raise UserError(
+            f"{archive} is damaged (its md5 is not {md5}): delete it, so that it is "
+            "downloaded again"
+        )
+    folder = archive.parent
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as place,
+            tarfile.open(archive) as tar,
+        ):
+            for member in tar:  # in their order: going back would unpack again
+                content = tar.extractfile(member) if member.name in members else None
+                if content is not None:
+                    whole, target = Path(place, "member"), folder / member.name
+                    with whole.open("wb") as file:
+                        shutil.copyfileobj(content, file)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(whole, target)
+    except OSError as error:
+        raise UserError(
+            f"{archive} cannot be unpacked ({error.strerror}): {_REMEDY} can be "
+            f"written or has the files of the archive"
+        ) from error
 
 
 @contextmanager

@@ -26,7 +26,20 @@ from datamodules.transforms import Augmentation
 from lightning_ecd.randomness import generator
 
 Part = Literal["train", "test"]
-_DEFAULT_FOLDER = "data"
+#: What `data_dir` is unless it is given.
+DEFAULT_FOLDER = "data"
+
+
+def data_root(data_dir: str) -> Path:
+    """Return the folder of all data sets.
+
+    Args:
+        data_dir: As given; the environment variable LIGHTNING_ECD_DATA overrides
+            the default.
+    """
+    if data_dir == DEFAULT_FOLDER:
+        data_dir = os.environ.get("LIGHTNING_ECD_DATA") or data_dir
+    return Path(data_dir).expanduser()
 
 
 class Images(pl.LightningDataModule):
@@ -55,8 +68,8 @@ class Images(pl.LightningDataModule):
     shape: ClassVar[tuple[int, int, int]]
     train_size: ClassVar[int]
     top: ClassVar[int] = 255
-    mean: ClassVar[tuple[float, ...]]
-    std: ClassVar[tuple[float, ...]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __init__(
         self,
@@ -209,17 +222,14 @@ class MNIST(Images):
         "27ae3e4e09519cfbb04c329615203637",
     )
 
-    def __init__(self, data_dir: str = _DEFAULT_FOLDER, **kwargs: Any) -> None:
+    def __init__(self, data_dir: str = DEFAULT_FOLDER, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.data_dir = data_dir
 
     @property
     def folder(self) -> Path:
         """Where the files are."""
-        root = self.data_dir
-        if root == _DEFAULT_FOLDER:
-            root = os.environ.get("LIGHTNING_ECD_DATA") or root
-        return Path(root).expanduser() / self.source.__name__ / "raw"
+        return data_root(self.data_dir) / self.source.__name__ / "raw"
 
     @property
     def files(self) -> dict[str, IdxFile]:

@@ -44,13 +44,19 @@ class RandomShift(Augmentation):
     def __call__(  # noqa: D102
         self, images: Tensor, generator: torch.Generator
     ) -> Tensor:
-        batch, _, height, width = images.shape
+        batch, channels, height, width = images.shape
         top, left = torch.randint(
-            2 * self.pixels + 1, (2, batch), generator=generator
+            2 * self.pixels + 1, (2, batch, 1, 1), generator=generator
         ).to(images.device)
         padded = pad(images, 4 * [self.pixels])
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-        return windows[torch.arange(batch, device=images.device), :, top, left]
+        high, wide = padded.shape[2:]
+        # Where each row of the result starts among the padded pixels: copying whole
+        # rows is several times faster than indexing windows.
+        plane = torch.arange(batch * channels, device=images.device)
+        row = torch.arange(height, device=images.device)
+        start = (top + row) * wide + left + plane.view(batch, -1, 1) * (high * wide)
+        rows = padded.reshape(-1).unfold(0, width, 1)
+        return rows.index_select(0, start.flatten()).view(images.shape)
 
     def __repr__(self) -> str:
         return f"RandomShift(pixels={self.pixels})"
@@ -72,8 +78,9 @@ class RandomFlip(Augmentation):
         self, images: Tensor, generator: torch.Generator
     ) -> Tensor:
         mirrored = torch.rand(len(images), generator=generator) < self.probability
-        mirrored = mirrored.to(images.device).view(-1, 1, 1, 1)
-        return torch.where(mirrored, images.flip(3), images)
+        chosen = torch.arange(len(images)) + len(images) * mirrored
+        both = torch.cat([images, images.flip(3)])
+        return both.index_select(0, chosen.to(images.device))
 
     def __repr__(self) -> str:
         return f"RandomFlip(probability={self.probability})"
