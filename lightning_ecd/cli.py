@@ -33,6 +33,7 @@ from lightning_ecd.callbacks import (
     WholeFiles,
 )
 from lightning_ecd.errors import Diverged, UserError
+from lightning_ecd.functions import Function
 from lightning_ecd.optimizers import REGISTRY
 from lightning_ecd.overrides import settings_of
 from lightning_ecd.parser import (
@@ -54,6 +55,7 @@ _PARTS: dict[str, Any] = {
     "model.optimizer": OptimizerCallable,
     "model.scheduler": Callable[[Optimizer], LRSchedulerTypeUnion],
     "model.network": Callable[[], nn.Module],
+    "model.function": Callable[[], Function],
     "data": LightningDataModule,
 }
 
@@ -281,7 +283,7 @@ class CommandLine(LightningCLI):
         results = self.trainer.test(self.model, datamodule=data, verbose=False)
         if self.trainer.is_global_zero:
             for name, value in (results[0] if results else {}).items():
-                print(f"{name}: {value:.4f}")
+                print(f"{name}: {value:.6g}")
 
     def predict(self, **kwargs: Any) -> None:
         """Write one line per sample to predictions.csv in the run's folder."""

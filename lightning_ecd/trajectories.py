@@ -234,10 +234,10 @@ class _Swarm:
                     gradient, value = self._leave(ended, gradient, value)
                     ended = ended[~ended]
             if step % 64 == 0:
-                told(step)
+                told(step * len(self.result["steps"]))
             self.x.grad = gradient
             self.optimizer.step(lambda value=value: value)  # type: ignore[misc]
-        told(steps)
+        told(steps * len(self.result["steps"]))
 
     def _remember_best(self, x: Tensor, value: Tensor, step: int) -> None:
         better = value < self.best

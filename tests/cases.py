@@ -121,7 +121,7 @@ CASES: dict[str, Case] = {
             "unconserved": {**_SEP, "conserve_energy": False},
             "scaled": {**_SEP, "scaled": True, "eta": 2.0, "nu": 1e-2},
             "damped": {**_SEP, "noise_damping": 1.0, "extra_energy": 0.3, "nu": 1e-2},
-            "tuning": {**_SEP, "self_tuning": True, "f_min": 0.06, "eta": 1.5},
+            "tuning": {**_SEP, "self_tuning": True, "eta": 1.5},
             "averaged": {**_SEP, "energy_batches": 3, "extra_energy": 0.1},
             "given": {**_SEP, "s": 0.0, "energy": 1.0, "lr": 0.05},
             "absolute": {**_SEP, "rule": "absolute", "extra_energy": 0.5, "eta": 2.0},
@@ -160,7 +160,7 @@ CASES: dict[str, Case] = {
             "undamped": {**_SEP, "noise_damping": 0.0},
             "decay": {**_SEP, "weight_decay": 1e-2},
             "unconserved": {**_SEP, "conserve_energy": False},
-            "tuning": {**_SEP, "self_tuning": True, "f_min": 0.06},
+            "tuning": {**_SEP, "self_tuning": True},
             "averaged": {**_SEP, "energy_batches": 3, "extra_energy": 0.1},
         },
         [

@@ -379,7 +379,7 @@ class ECDSepLeapfrog(_Separable):
     ) -> tuple[Number, Number]:
         """Half kick, rescale, half kick, drift, rotate."""
         steps, own = self._steps(particle), particle.own
-        begun = own.get("begun", self._number(0))  # 0: p and θ are of one moment
+        begun = own.get("begun", self._number(0.0))  # 0: p and θ are of one moment
         k = where(live, 0.5 * H.kick(V, E), 0.0)
         if not self.host or begun:
             particle.kick(steps, k * begun)
@@ -387,5 +387,5 @@ class ECDSepLeapfrog(_Separable):
         p2 = particle.kick(steps, k, r)
         d = where(live, H.drift(V, E, p2), 0.0)
         self._drift(particle, V, E, d, live, begun)
-        own["begun"] = where(live, 1, begun)
+        own["begun"] = where(live, 1.0, begun)
         return energy, d

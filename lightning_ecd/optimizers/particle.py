@@ -109,10 +109,10 @@ class Particle:
                 k > _LARGE * scale or -k > _LARGE * scale
             ):  # float32 may not hold their ratio
                 self._kick_in_double(steps, k, stretch)
-                scale, k = self.own["scale"], 0.0
+                scale, k, stretch = self.own["scale"], 0.0, None
         square: Number = 0.0
         for i, (q, g, x) in enumerate(self.parts):
-            own = r if stretch is None or not k else r * stretch[i]
+            own = r if stretch is None else r * stretch[i]
             factor = steps[i] * k / scale
             decay = self.decay_factor * self.groups[i]["weight_decay"]
             if d is None:
