@@ -1,0 +1,165 @@
+"""Tables of published numbers beside ours."""
+
+from pathlib import Path
+
+import pytest
+
+from lightning_ecd.errors import UserError
+from tests.cli.conftest import ROOT, cli  # noqa: F401
+from tune import tables
+from tune.tables import Result, Row
+
+TABLES = sorted((ROOT / "configs" / "table").glob("*.yaml"))
+
+
+def row(**settings):
+    return Row("a", "m", settings.pop("published", 10.0), study="s", **settings)
+
+
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
+def test_every_table_reads(file):
+    title, rows = tables.read(file)
+    assert title and rows
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_mean_and_standard_error_of_the_seeds():
+    result = Result(row(seeds=(0, 1, 2)), (1.0, 2.0, 6.0))
+    assert result.mean == 3.0
+    # deviations -2, -1, 3: variance 14/2 = 7
+    assert result.error == pytest.approx((7 / 3) ** 0.5)
+    assert Result(row(), (1.0,), own_error=0.5).error == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "own_error", "verdict"),
+    [
+        ({"error": 0.3}, (10.9,), 0.4, "reproduced"),  # 2 (0.09 + 0.16)^½ = 1
+        ({"error": 0.3}, (11.1,), 0.4, "NOT reproduced"),
+        ({}, (10.0,), 0.0, "no error known"),
+        ({"rule": "relative", "tolerance": 0.1}, (9.1,), 0.0, "reproduced"),
+        ({"rule": "relative", "tolerance": 0.1}, (8.9,), 0.0, "NOT reproduced"),
+        ({"rule": "at_most"}, (10.0,), 0.0, "reproduced"),
+        ({"rule": "at_most"}, (10.1,), 0.0, "NOT reproduced"),
+        ({"rule": "at_least", "tolerance": 0.5}, (9.6,), 0.0, "reproduced"),
+        ({"rule": "at_least", "tolerance": 0.5}, (9.4,), 0.0, "NOT reproduced"),
+    ],
+)
+def test_verdicts(settings, values, own_error, verdict):
+    assert Result(row(**settings), values, own_error).verdict == verdict
+
+
+def write(folder, rows):
+    (folder / "study.yaml").write_text(
+        "function: {class_path: lightning_ecd.functions.Quadratic}\n"
+        "optimizers:\n"
+        "  HB:\n    class_path: lightning_ecd.optimizers.HeavyBall\n"
+        "    init_args: {lr: 0.1, momentum: 0.0}\n"
+        "steps: 10\n"
+    )
+    file = folder / "table.yaml"
+    file.write_text(f"title: T\nrows:\n{rows}")
+    return file
+
+
+def test_shared_runs_are_made_once(tmp_path, monkeypatch):
+    entry = "  - {{name: {}, study: study.yaml, metric: HB/{}, published: 1}}\n"
+    rows = entry.format("one", "best") + entry.format("two", "steps")
+    calls = []
+    run = tables._run_study
+    monkeypatch.setattr(
+        tables, "_run_study", lambda *args: (calls.append(args), run(*args))[1]
+    )
+    _, read = tables.read(write(tmp_path, rows))
+    results = list(tables.measure(read, tmp_path))
+    assert len(calls) == 1
+    assert results[1].values == (10.0,)
+    # F = ½(x² + 10 y²) from (3, -2): each step multiplies x by 0.9 and y by 0
+    assert results[0].mean == pytest.approx(0.5 * 9 * 0.9**20)
+
+
+def test_the_command_prints_and_writes(tmp_path, cli):  # noqa: F811
+    rows = (
+        "  - {name: lowest, study: study.yaml, metric: HB/best, published: 0.5471,\n"
+        "     rule: relative, tolerance: 1.0e-3}\n"
+        "  - {name: other, study: study.yaml, metric: HB/best, published: 1.0,\n"
+        "     rule: at_least}\n"
+    )
+    result = cli("table", write(tmp_path, rows))
+    assert (result.code, result.err) == (0, "")
+    text = Path("logs/table/version_0/table.md").read_text()
+    assert "| lowest | 0.5471 | 0.54709 | 1 | reproduced |" in text
+    assert "| other | 1 | 0.54709 | 1 | NOT reproduced |" in text
+    csv = Path("logs/table/version_0/table.csv").read_text()
+    assert csv.count("\n") == 3
+    listed = cli("table", tmp_path / "table.yaml", "--list", "--rows=low*")
+    assert listed.out == "lowest: published 0.5471\n"
+
+
+def test_an_experiment_is_run_for_every_seed(tmp_path, cli):  # noqa: F811
+    short = [
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=3",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        "--data.seed={seed}",
+    ]
+    experiment = ROOT / "configs" / "experiment" / "bbi_digits.yaml"
+    flags = "".join(f"      - {flag!r}\n" for flag in short)
+    file = tmp_path / "digits.yaml"
+    file.write_text(
+        "title: T\nrows:\n"
+        f"  - name: digits\n    experiment: {experiment}\n"
+        f"    metric: test/accuracy\n    published: 0.0\n    rule: at_least\n"
+        f"    seeds: [1, 2]\n    arguments:\n{flags}"
+    )
+    result = cli("table", file)
+    assert (result.code, result.err) == (0, ""), result.err
+    line = Path("logs/digits/version_0/table.csv").read_text().splitlines()[1]
+    values = line.rsplit(",", 1)[1].split()
+    assert len(values) == 2 and all(0 < float(v) < 1 for v in values)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("  - {name: a, metric: m, published: 1}\n", "either a study or an experiment"),
+        (
+            "  - {name: a, metric: m, published: 1, study: none.yaml}\n",
+            "there is no study none.yaml",
+        ),
+        (
+            "  - {name: a, metric: m, published: 1, study: study.yaml, sedes: [1]}\n",
+            "unknown key 'sedes'",
+        ),
+        (
+            "  - {name: a, metric: m, published: 1, study: study.yaml, rule: near}\n",
+            "rule must be one of statistical",
+        ),
+        ("  - {name: a, study: study.yaml, published: 1}\n", "metric"),
+    ],
+)
+def test_bad_tables_are_refused(rows, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        tables.read(write(tmp_path, rows))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.yaml"], "there is no table nowhere.yaml"),
+        ([TABLES[0], "--rows=zzz"], "--rows: no row of"),
+        ([TABLES[0], "--sorted"], "--sorted"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, words, cli):  # noqa: F811
+    result = cli("table", *arguments)
+    assert result.code == 2
+    assert words in result.error
+
+
+def test_an_unknown_metric_names_those_that_exist(tmp_path, cli):  # noqa: F811
+    rows = "  - {name: a, study: study.yaml, metric: HB/worst, published: 1}\n"
+    result = cli("table", write(tmp_path, rows))
+    assert result.code == 2
+    assert "no metric 'HB/worst'" in result.error and "HB/best" in result.error
