@@ -1,0 +1,153 @@
+"""Fully connected networks: layers in a chain, and layers added to what came before."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_ecd.laplacian import Jet, chain, register, register_activation
+
+
+class Sin(nn.Module):
+    """The sine of every entry, for solutions that oscillate."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return sin z."""
+        return torch.sin(z)
+
+
+def _sine_slopes(z: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    cos = torch.cos(z)
+    return cos, -a, -cos
+
+
+register_activation(Sin, _sine_slopes)
+
+
+#: Activations by name.
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "sin": Sin,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class MLP(nn.Sequential):
+    """Linear layers with an activation between them, torch's initialisation.
+
+    Args:
+        inputs: Width of the input, at least 1.
+        widths: Width of every hidden layer; empty: one linear layer.
+        outputs: Width of the output, at least 1.
+        activation: After every hidden layer: gelu, identity, relu, sigmoid, silu, sin,
+            softplus or tanh.
+        dropout: Probability of dropping a hidden unit, in [0, 1).
+
+    Shape:
+        (B, inputs) -> (B, outputs)
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        widths: list[int],
+        outputs: int = 1,
+        activation: str = "tanh",
+        dropout: float = 0.0,
+    ):
+        _at_least_one(inputs=inputs, widths=min(widths, default=1), outputs=outputs)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        chosen = _activation(activation)
+        layers: list[nn.Module] = []
+        for width in widths:
+            layers += [nn.Linear(inputs, width), chosen()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            inputs = width
+        super().__init__(*layers, nn.Linear(inputs, outputs))
+
+
+class Residual(nn.Sequential):
+    """A chain whose result is added to its input."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return h + chain(h)."""
+        return h + super().forward(h)
+
+
+def _residual(block: Residual, jet: Jet, wanted: bool) -> Jet:
+    value, slopes, bend = chain(block, jet, wanted)
+    return Jet(
+        jet.value + value,
+        _plus(jet.slopes, slopes) if wanted else None,
+        _plus(jet.bend, bend),
+    )
+
+
+def _plus(before: Tensor | None, body: Tensor | None) -> Tensor | None:
+    if before is None or body is None:
+        return before if body is None else body
+    return before + body
+
+
+register(Residual, _residual)
+
+
+class ResidualMLP(nn.Sequential):
+    r"""A hidden layer, `depth` residual layers of the same width, a linear output.
+
+    .. math::
+        h \leftarrow \sigma(W_0 x + b_0), \quad
+        h \leftarrow h + \sigma(W_k h + b_k), \quad
+        u = W h + b
+
+    Weights are drawn after all layers were built, layer by layer, from Xavier's
+    normal distribution of gain 1; biases are torch's. With 2 inputs, width 200 and
+    depth 3: 121,401 parameters.
+
+    Args:
+        inputs: Width of the input, at least 1.
+        width: Of the hidden layers, at least 1.
+        depth: Number of residual layers, at least 0.
+        outputs: Width of the output, at least 1.
+        activation: As for `MLP`.
+
+    Shape:
+        (B, inputs) -> (B, outputs)
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        depth: int,
+        outputs: int = 1,
+        activation: str = "sigmoid",
+    ):
+        _at_least_one(inputs=inputs, width=width, outputs=outputs)
+        if depth < 0:
+            raise ValueError(f"depth must be at least 0, got {depth}")
+        chosen = _activation(activation)
+        first = nn.Linear(inputs, width)
+        blocks = [Residual(nn.Linear(width, width), chosen()) for _ in range(depth)]
+        super().__init__(first, chosen(), *blocks, nn.Linear(width, outputs))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight)
+
+
+def _activation(name: str) -> type[nn.Module]:
+    if name not in ACTIVATIONS:
+        allowed = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation must be one of {allowed}, got {name!r}")
+    return ACTIVATIONS[name]
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
