@@ -132,8 +132,13 @@ def read(file: Path) -> tuple[str, list[Row]]:
                 f"{file}, row {i + 1}: unknown key {sorted(unknown)[0]!r}; keys are "
                 + ", ".join(sorted(known))
             )
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in entry.items()
+        }
         try:
+            for key in {"published", "error", "tolerance"} & set(values):
+                values[key] = float(values[key])  # YAML reads 1e-22 as text
             row = Row(**values)
         except (TypeError, ValueError) as error:
             raise UserError(f"{file}, row {i + 1}: {error}") from error

@@ -26,9 +26,9 @@ from torch import Tensor
 from lightning_ecd import flat
 from lightning_ecd.kernels.build import library
 from lightning_ecd.kernels.compiled import TYPES, Compiled
-from lightning_ecd.kernels.eager import Eager, Number
+from lightning_ecd.kernels.eager import Eager, Number, add_scaled
 
-__all__ = ["Body", "Compiled", "Eager", "Number", "body_of"]
+__all__ = ["Body", "Compiled", "Eager", "Number", "body_of", "add_scaled"]
 
 _log = logging.getLogger(__name__)
 

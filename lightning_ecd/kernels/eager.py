@@ -23,9 +23,9 @@ class Eager:
         """Set q ← r q - k (g + decay x); return |q|²."""
         if isinstance(r, Tensor) or r != 1.0:
             q.mul_(r)
-        _add_scaled(q, -k, g)
+        add_scaled(q, -k, g)
         if _counts(decay):
-            _add_scaled(q, -k * decay, x)
+            add_scaled(q, -k * decay, x)
         return self.square(q)
 
     def kick_drift(
@@ -45,7 +45,7 @@ class Eager:
 
     def drift(self, q: Tensor, x: Tensor, d: Number) -> None:
         """Set x ← x + d q."""
-        _add_scaled(x, d, q)
+        add_scaled(x, d, q)
 
     def drift_turn(
         self,
@@ -59,7 +59,7 @@ class Eager:
     ) -> Number:
         """Set x ← x + d q, then q ← q + turn z; return |q|²."""
         self.drift(q, x, d)
-        _add_scaled(q, turn, self.normals(q, seed, step, offset))
+        add_scaled(q, turn, self.normals(q, seed, step, offset))
         return self.square(q)
 
     def square(self, q: Tensor) -> Number:
@@ -84,8 +84,8 @@ def _counts(factor: Number) -> bool:
     return isinstance(factor, Tensor) or factor != 0
 
 
-def _add_scaled(y: Tensor, factor: Number, v: Tensor) -> None:
-    """Add ``factor * v`` to `y` in place."""
+def add_scaled(y: Tensor, factor: Number, v: Tensor) -> None:
+    """Add ``factor * v`` to `y` in place; a factor on the device is not waited for."""
     if isinstance(factor, Tensor):
         y.addcmul_(v.to(y.dtype), factor.to(y.dtype))
     else:

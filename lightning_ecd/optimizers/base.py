@@ -13,12 +13,11 @@ from torch.optim import optimizer as torch_optimizer
 
 from lightning_ecd.errors import Diverged
 from lightning_ecd.flat import FlatParameters
+from lightning_ecd.kernels import Number
 from lightning_ecd.optimizers.traits import Traits
 
 #: Parameters, or groups of them, as torch.optim takes them.
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-#: A float on the CPU, a 0-d float64 tensor on a device that must not be waited for.
-Number = float | Tensor
 Evaluate = Callable[[], Number]
 
 
@@ -336,11 +335,3 @@ def where(condition: bool | Tensor, yes: Number, no: Number) -> Number:
     if isinstance(no, Tensor):
         return no.masked_fill(condition, yes)
     return condition.double() * (yes - no) + no
-
-
-def add_scaled(y: Tensor, factor: Number, v: Tensor) -> None:
-    """Add ``factor * v`` to `y` in place; a factor on the device is not waited for."""
-    if isinstance(factor, Tensor):
-        y.addcmul_(v.to(y.dtype), factor.to(y.dtype))
-    else:
-        y.add_(v, alpha=factor)

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from lightning_ecd.optimizers.base import Number, ParamsT, add_scaled, where
+from lightning_ecd.kernels import add_scaled
+from lightning_ecd.optimizers.base import Number, ParamsT, where
 from lightning_ecd.optimizers.ecd import CLIPPING, ECD
 from lightning_ecd.optimizers.hamiltonian import Hamiltonian, Isokinetic
 from lightning_ecd.optimizers.particle import Particle, Span

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_ecd.optimizers.base import Number, ParamsT, add_scaled, where
+from lightning_ecd.kernels import add_scaled
+from lightning_ecd.optimizers.base import Number, ParamsT, where
 from lightning_ecd.optimizers.ecd import CLIPPING, ECD
 from lightning_ecd.optimizers.hamiltonian import Absolute, Hamiltonian, Separable
 from lightning_ecd.optimizers.particle import Particle, Span

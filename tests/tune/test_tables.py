@@ -137,6 +137,10 @@ def test_an_experiment_is_run_for_every_seed(tmp_path, cli):  # noqa: F811
             "rule must be one of statistical",
         ),
         ("  - {name: a, study: study.yaml, published: 1}\n", "metric"),
+        (
+            "  - {name: a, study: study.yaml, metric: m, published: much}\n",
+            "could not convert string to float: 'much'",
+        ),
     ],
 )
 def test_bad_tables_are_refused(rows, message, tmp_path):
