@@ -129,16 +129,25 @@ def run(
             f"stop_in_basin: {type(function).__name__} has no basins; set it to false"
         )
     parts, history = [], History(points)
-    for number, part in enumerate(starts.split(chunk)):
-        swarm = _Swarm(function, make_optimizer, part, mixed(seed, number), autograd)
-        kept = record if number == 0 else 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the operations are too small to be shared
+    try:
+        for number, part in enumerate(starts.split(chunk)):
+            swarm = _Swarm(
+                function, make_optimizer, part, mixed(seed, number), autograd
+            )
+            kept = record if number == 0 else 0
 
-        def told(now: int, before: int = number * chunk * steps) -> None:
-            if progress is not None:
-                progress(before + now, len(starts) * steps)
+            def told(now: int, before: int = number * chunk * steps) -> None:
+                if progress is not None:
+                    progress(before + now, len(starts) * steps)
 
-        swarm.descend(steps, target, stop_in_basin, min(kept, len(part)), history, told)
-        parts.append(swarm.result)
+            swarm.descend(
+                steps, target, stop_in_basin, min(kept, len(part)), history, told
+            )
+            parts.append(swarm.result)
+    finally:
+        torch.set_num_threads(threads)
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Outcome(**whole, history=history)
 
@@ -214,7 +223,11 @@ class _Swarm:
             value, gradient = self.evaluate(x)
             self._remember_best(x, value, step)
             if record and history.due(step):
-                history.add(step, *self._first_runs(record, ended, x, value))
+                rows = ((self.run < record) & ~ended).nonzero()[:, 0]
+                if len(rows):
+                    history.add(step, *self._first_runs(record, rows, x, value))
+                else:  # all recorded runs have ended: their points shall stay dense
+                    record = 0
 
             stop = torch.ones_like(ended) if step == steps else None
             basin, reached = torch.zeros_like(self.run), torch.zeros_like(ended)
@@ -246,10 +259,9 @@ class _Swarm:
         self.best_step = self.best_step.masked_fill(better, step)
 
     def _first_runs(
-        self, record: int, ended: Tensor, x: Tensor, value: Tensor
+        self, record: int, rows: Tensor, x: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return F and places of the recorded runs, nan where a run has ended."""
-        rows = ((self.run < record) & ~ended).nonzero()[:, 0]
         values = x.new_full((record,), torch.nan)
         places = x.new_full((record, x.shape[1]), torch.nan)
         values[self.run[rows]], places[self.run[rows]] = value[rows], x[rows]

@@ -103,11 +103,9 @@ class Particle:
             r, stretch = r * stretch[0], None
         scale = 1.0
         if self.host:
-            scale = self.own["scale"] = float(self.own["scale"] * r)
+            scale = self._scaled_by(r)
             r = 1.0
-            if (
-                k > _LARGE * scale or -k > _LARGE * scale
-            ):  # float32 may not hold their ratio
+            if max(k, -k) > _LARGE * scale:  # float32 may not hold their ratio
                 self._kick_in_double(steps, k, stretch)
                 scale, k, stretch = self.own["scale"], 0.0, None
         square: Number = 0.0
@@ -176,6 +174,15 @@ class Particle:
             if group["weight_decay"]:
                 total = total + 0.5 * group["weight_decay"] * self.body.square(x)
         return total
+
+    def _scaled_by(self, r: Number) -> float:
+        """Multiply the momentum by `r`; return the scale, which stays positive."""
+        scale = float(self.own["scale"] * r)
+        if scale <= 0:  # a strong kick turns u around
+            self.q.mul_(-1.0 if scale < 0 else 0.0)
+            scale = -scale or 1.0
+        self.own["scale"] = scale
+        return scale
 
     def _kick_in_double(
         self, steps: Sequence[Number], k: Number, stretch: Sequence[Number] | None
