@@ -146,6 +146,7 @@ CASES: dict[str, Case] = {
             *_outside("noise_damping", -1.0),
             *_outside("energy_batches", 0),
             *_outside("energy", 0.0, -1.0, float("inf")),
+            ({"energy": 1.0, "energy_batches": 3}, "energy_batches"),
             ({"s": 0.0, "extra_energy": 3.0}, "extra_energy"),
             ({"rule": "newton"}, "rule"),
             ({"self_tuning": True, "compat": True, "eta": 2.0}, "eta"),

@@ -1,18 +1,21 @@
 """Born-Infeld descent."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_ecd.optimizers.base import Number, ParamsT, where
-from lightning_ecd.optimizers.ecd import CLIPPING, ECD, NEVER
+from lightning_ecd.optimizers.ecd import ECD, FAMILY
 from lightning_ecd.optimizers.hamiltonian import BornInfeld, Hamiltonian
 from lightning_ecd.optimizers.particle import Particle, Span
-from lightning_ecd.optimizers.traits import Traits
 from lightning_ecd.ranges import LogUniform, Uniform
 
 _BORN_INFELD = BornInfeld()
+#: More steps than anybody takes: the papers write 1e20 and 1e25, which a counter on
+#: an accelerator could not be compared with.
+_NEVER = 2**62
 
 
 class BBI(ECD):
@@ -61,16 +64,10 @@ class BBI(ECD):
         Descent (ECD) for Optimization", ICML 2022, arXiv 2201.11137.
     """
 
-    traits = Traits(
-        family="energy-conserving",
+    traits = replace(
+        FAMILY,
         summary="relativistic particle with random bounces",
         paper="De Luca, Silverstein, ICML 2022, arXiv 2201.11137",
-        needs_loss=True,
-        closure=True,
-        draws_noise=True,
-        scaler=False,
-        rows=True,
-        clipping=CLIPPING,
     )
     bounds = {
         "lr": "(0, inf)",
@@ -107,9 +104,9 @@ class BBI(ECD):
             "lr": lr,
             "f_min": f_min,
             "extra_energy": extra_energy,
-            "bounce_every": min(bounce_every, NEVER),
+            "bounce_every": min(bounce_every, _NEVER),
             "fixed_bounces": fixed_bounces,
-            "patience": min(patience, NEVER),
+            "patience": min(patience, _NEVER),
             "conserve_energy": conserve_energy,
             "weight_decay": weight_decay,
             "self_tuning": self_tuning,

@@ -30,16 +30,23 @@ from lightning_ecd.kernels import Body, Eager, body_of
 from lightning_ecd.optimizers.base import Descent, Evaluate, Number, where
 from lightning_ecd.optimizers.hamiltonian import Hamiltonian
 from lightning_ecd.optimizers.particle import Particle, Span
+from lightning_ecd.optimizers.traits import Traits
 from lightning_ecd.randomness import normals, uniforms
 
-#: More steps than anybody takes: the papers write 1e20 and 1e25, which a counter on
-#: an accelerator could not be compared with.
-NEVER = 2**62
 #: Steps without V > 0 after which the user is told that nothing moves.
 _FROZEN = 100
-CLIPPING = (
-    "clipping changes the gradient but not the loss it belongs to: energy is no "
-    "longer conserved; prefer a smaller lr"
+#: What all members of the family need and stand.
+FAMILY = Traits(
+    family="energy-conserving",
+    summary="",
+    paper="",
+    needs_loss=True,
+    closure=True,
+    draws_noise=True,
+    scaler=False,
+    rows=True,
+    clipping="clipping changes the gradient but not the loss it belongs to: energy is "
+    "no longer conserved; prefer a smaller lr",
 )
 
 
@@ -109,25 +116,17 @@ class ECD(Descent):
     def particles(self) -> list[Particle]:
         """One particle, whatever the groups."""
         if self._particles is None:
+            vectors = self.x, self.g, self.vectors["momentum"]
+            kind = self._body(), self.host, self.rows
             self._particles = [
-                Particle(
-                    groups,
-                    spans,
-                    self.x,
-                    self.g,
-                    self.vectors["momentum"],
-                    self._body(),
-                    self.host,
-                    self.rows,
-                )
+                Particle(groups, spans, *vectors, *kind)
                 for groups, spans in self._layout()
             ]
         return self._particles
 
     def _body(self) -> Body:
-        """Return what passes over the vectors."""
-        one_kind = self.vectors["momentum"].dtype == self.x.dtype
-        return self.body_of(self.x) if one_kind and not self.rows else Eager()
+        alike = self.vectors["momentum"].dtype == self.x.dtype
+        return self.body_of(self.x) if alike and not self.rows else Eager()
 
     def _layout(self) -> list[tuple[list[dict[str, Any]], list[Span]]]:
         """Return groups and spans of every particle's parts."""
@@ -199,9 +198,8 @@ class ECD(Descent):
     def _launch(self, particle: Particle, p2: Number) -> None:
         """Give a particle its first momentum: downhill, of squared size `p2`."""
         q = particle.q
-        for group, (momentum, g, x) in zip(
-            particle.groups, particle.parts, strict=True
-        ):
+        parts = zip(particle.groups, particle.parts, strict=True)
+        for group, (momentum, g, x) in parts:
             momentum.sub_(g)
             if self.decayed_start and group["weight_decay"]:
                 momentum.sub_(x, alpha=group["weight_decay"])

@@ -1,15 +1,15 @@
 """Energy-conserving descent at constant speed."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from lightning_ecd.kernels import add_scaled
 from lightning_ecd.optimizers.base import Number, ParamsT, where
-from lightning_ecd.optimizers.ecd import CLIPPING, ECD
+from lightning_ecd.optimizers.ecd import ECD, FAMILY
 from lightning_ecd.optimizers.hamiltonian import Hamiltonian, Isokinetic
 from lightning_ecd.optimizers.particle import Particle, Span
-from lightning_ecd.optimizers.traits import Traits
 from lightning_ecd.ranges import LogUniform
 
 _STEPS = ("constant", "sign", "first_gradient", "theta", "adaptive", "elementwise")
@@ -59,16 +59,10 @@ class ECDq1(ECD):
         Stabilizing Likelihood-free Inference", 2025, arXiv 2501.18419.
     """
 
-    traits = Traits(
-        family="energy-conserving",
+    traits = replace(
+        FAMILY,
         summary="particle of constant speed, rotated at each step",
         paper="De Luca, Nachman, Silverstein, Zheng, 2025, arXiv 2501.18419",
-        needs_loss=True,
-        closure=True,
-        draws_noise=True,
-        scaler=False,
-        rows=True,
-        clipping=CLIPPING,
     )
     bounds = {
         "lr": "(0, inf)",

@@ -1,5 +1,6 @@
 """Separable energy-conserving descent, first order and leapfrog."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -7,10 +8,9 @@ from torch import Tensor
 
 from lightning_ecd.kernels import add_scaled
 from lightning_ecd.optimizers.base import Number, ParamsT, where
-from lightning_ecd.optimizers.ecd import CLIPPING, ECD
+from lightning_ecd.optimizers.ecd import ECD, FAMILY
 from lightning_ecd.optimizers.hamiltonian import Absolute, Hamiltonian, Separable
 from lightning_ecd.optimizers.particle import Particle, Span
-from lightning_ecd.optimizers.traits import Traits
 from lightning_ecd.ranges import LogUniform, Uniform
 
 _BOUNDS = {
@@ -110,16 +110,10 @@ class ECDSep(_Separable):
         for Machine Learning: Theory and Practice", 2023, arXiv 2306.00352.
     """
 
-    traits = Traits(
-        family="energy-conserving",
+    traits = replace(
+        FAMILY,
         summary="separable particle of bounded speed, rotated at each step",
         paper="De Luca, Gatti, Silverstein, 2023, arXiv 2306.00352",
-        needs_loss=True,
-        closure=True,
-        draws_noise=True,
-        scaler=False,
-        rows=True,
-        clipping=CLIPPING,
     )
     bounds = {**_BOUNDS, "s": "[0, inf)"}
 
@@ -150,6 +144,10 @@ class ECDSep(_Separable):
             )
         if energy is not None and not 0 < energy < float("inf"):
             raise ValueError(f"energy must lie in (0, inf), got {energy}")
+        if energy is not None and energy_batches != 1:
+            raise ValueError(
+                f"energy_batches must be 1 where energy is given, got {energy_batches}"
+            )
         if rule not in ("standard", "absolute", "polyak"):
             raise ValueError(
                 f"rule must be 'standard', 'absolute' or 'polyak', got {rule!r}"
@@ -325,16 +323,10 @@ class ECDSepLeapfrog(_Separable):
         The note "MixingOptimization" of the authors of arXiv 2306.00352, 2023.
     """
 
-    traits = Traits(
-        family="energy-conserving",
+    traits = replace(
+        FAMILY,
         summary="ECDSep by leapfrog: second-order energy error",
         paper="De Luca, Gatti, Silverstein, note, 2023",
-        needs_loss=True,
-        closure=True,
-        draws_noise=True,
-        scaler=False,
-        rows=True,
-        clipping=CLIPPING,
     )
     bounds = _BOUNDS
 
