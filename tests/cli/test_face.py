@@ -71,7 +71,7 @@ def test_the_table_names_every_optimizer(cli, monkeypatch):
         ("BBI", ["BBI"]),
         ("bbi", ["BBI"]),
         ("adam*", ["Adam", "AdamW"]),
-        ("energy*", ["BBI", "ECDSep"]),
+        ("energy*", ["BBI", "ECDSep", "ECDSepLeapfrog", "ECDq1"]),
     ],
 )
 def test_a_wildcard_matches_name_or_family(pattern, names, cli):

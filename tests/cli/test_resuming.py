@@ -1,5 +1,6 @@
 """Resuming by the command line: what it refuses, and that it survives kill -9."""
 
+import json
 import os
 import signal
 import subprocess
@@ -133,9 +134,8 @@ def flags_of(command):
 def test_a_checkpoint_of_another_model_is_one_line(command, cli, fit, tmp_path):
     assert fit("--test_after_fit=false").code == 0
     file = run_folder(tmp_path) / "checkpoints" / "last.ckpt"
-    flags = [*flags_of(command), "--model.network=modules.LeNet5"]
-    if command != "fit":
-        flags += ["--data=datamodules.MNIST"]
+    network = {"class_path": "modules.LeNet", "init_args": {"size": 8, "outputs": 33}}
+    flags = [*flags_of(command), f"--model.network={json.dumps(network)}"]
     result = cli(command, "--config", EXPERIMENT, *flags, "--ckpt_path", file)
     assert result.code == 2
     assert "another model" in result.error
