@@ -1,17 +1,30 @@
 """Where batches come from."""
 
+from datamodules.cifar import CIFAR10, CIFAR100
+from datamodules.collocation import Collocation
 from datamodules.images import MNIST, Digits, FashionMNIST, Images
 from datamodules.memory import Loader
+from datamodules.problems import Gaussians, Populations, Samples
+from datamodules.steps import Steps
+from datamodules.tiny_imagenet import TinyImageNet
 from datamodules.transforms import Augmentation, Compose, RandomFlip, RandomShift
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
     "MNIST",
     "Augmentation",
+    "Collocation",
     "Compose",
     "Digits",
     "FashionMNIST",
+    "Gaussians",
     "Images",
     "Loader",
+    "Populations",
     "RandomFlip",
     "RandomShift",
+    "Samples",
+    "Steps",
+    "TinyImageNet",
 ]

@@ -1,5 +1,7 @@
 """Fully connected networks: layers in a chain, and layers added to what came before."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +16,11 @@ class Sin(nn.Module):
         return torch.sin(z)
 
 
-def _sine_slopes(z: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sine_slopes(z: Tensor, a: Tensor) -> Iterator[Tensor]:
     cos = torch.cos(z)
-    return cos, -a, -cos
+    yield cos
+    yield -a
+    yield -cos
 
 
 register_activation(Sin, _sine_slopes)

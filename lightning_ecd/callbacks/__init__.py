@@ -1,14 +1,21 @@
 """What Lightning does around the training loop of every run."""
 
+from lightning_ecd.callbacks.averaging import LastAverage, WeightAverage
 from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
 from lightning_ecd.callbacks.diagnostics import Diagnostics
 from lightning_ecd.callbacks.hparams import TensorBoard
 from lightning_ecd.callbacks.progress import ThriftyProgressBar
+from lightning_ecd.callbacks.slices import RadialSlice
+from lightning_ecd.callbacks.surface import Surface
 
 __all__ = [
     "Checkpoints",
     "Diagnostics",
+    "LastAverage",
+    "RadialSlice",
+    "Surface",
     "TensorBoard",
     "ThriftyProgressBar",
+    "WeightAverage",
     "WholeFiles",
 ]

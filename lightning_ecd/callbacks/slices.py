@@ -1,0 +1,150 @@
+"""The solution of a differential equation beside the exact one, in pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerFn
+
+from lightning_ecd.errors import UserError
+
+if TYPE_CHECKING:  # matplotlib costs a second
+    from matplotlib.figure import Figure
+
+
+class RadialSlice(Callback):
+    """Draws the network on a radius beside the exact solution, and the residuals.
+
+    The radius goes from the origin along the first axis. Drawn as ``solution.png`` in
+    the run's folder and in TensorBoard as ``pde/solution``, at the end of the training
+    and of the epochs 1, 2, 4, 8, ...
+
+    Args:
+        points: Of the slice, at least 2.
+        epochs: The most epochs that the curves keep; more are thinned out.
+    """
+
+    def __init__(self, points: int = 400, epochs: int = 1000):
+        for name, value in {"points": points, "epochs": epochs}.items():
+            if value < 2:
+                raise ValueError(f"{name} must be at least 2, got {value}")
+        self.points, self.epochs = points, epochs
+        self._curves: dict[str, list[float]] = {}
+        self._validations, self._every = 0, 1
+        self._dimensions: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a task without an exact solution."""
+        if not hasattr(getattr(pl_module, "problem", None), "exact"):
+            raise UserError(
+                "trainer.callbacks: RadialSlice draws solutions of equations, "
+                f"{type(pl_module).__name__} has none: leave the callback out, or use "
+                "modules.PINN"
+            )
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Learn how many coordinates a point has."""
+        self._dimensions = batch[0].shape[1]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the metrics; draw after the epochs 1, 2, 4, 8, ..."""
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._remember(trainer)
+        done = trainer.current_epoch + 1
+        if done & (done - 1) == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the final solution."""
+        self._draw(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the curves so far."""
+        counts = {"validations": self._validations, "every": self._every}
+        return {"curves": self._curves} | counts
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the curves so far."""
+        self._curves = state_dict["curves"]
+        self._validations = state_dict["validations"]
+        self._every = state_dict["every"]
+
+    def _remember(self, trainer: Trainer) -> None:
+        self._validations += 1
+        if self._validations % self._every:
+            return
+        values = {
+            name.removeprefix("val/"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        for name, value in (values | {"step": float(trainer.global_step)}).items():
+            self._curves.setdefault(name, []).append(value)
+        if len(self._curves["step"]) > self.epochs:  # keep every other one from now on
+            self._curves = {name: v[1::2] for name, v in self._curves.items()}
+            self._every *= 2
+
+    def _draw(self, trainer: Trainer, pl_module: Any) -> None:
+        quick = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self._dimensions is None or quick or not trainer.is_global_zero:
+            return
+        like = next(pl_module.network.parameters())
+        x = like.new_zeros(self.points, self._dimensions)
+        x[:, 0] = torch.linspace(0, 1, self.points)
+        with torch.no_grad():
+            lines = {"exact": pl_module.problem.exact(x), "network": pl_module(x)}
+        figure = radial_slice(
+            x[:, 0].tolist(),
+            {name: line.tolist() for name, line in lines.items()},
+            self._curves,
+        )
+        if trainer.log_dir:
+            Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
+            figure.savefig(Path(trainer.log_dir) / "solution.png", dpi=120)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(
+                    "pde/solution", figure, trainer.global_step
+                )
+
+
+def radial_slice(
+    radius: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    curves: Mapping[str, Sequence[float]],
+) -> "Figure":
+    """Draw solutions along a radius, and how the deviations fell.
+
+    Args:
+        radius: Of length T.
+        lines: Name -> values, of length T; the first one dashed, above the others.
+        curves: Name -> positive values, and their "step", all of the same length;
+            "loss", of another scale, is left out.
+
+    Returns:
+        A figure: values over the radius; deviations over the step, logarithmic.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    plane, course = figure.subplots(1, 2)
+    for number, (name, values) in enumerate(lines.items()):
+        first = number == 0
+        style = {"color": "black", "linestyle": "--", "zorder": 3} if first else {}
+        plane.plot(radius, values, label=name, linewidth=1.2, **style)
+    plane.set(xlabel="radius r", ylabel="u", title="solution along the first axis")
+    plane.legend(loc="best")
+    for name, values in curves.items():
+        if name not in ("step", "loss"):
+            label = name.replace("_", " ")
+            course.plot(curves["step"], values, label=label, linewidth=1.2, marker=".")
+    course.set(yscale="log", xlabel="step", title="deviations")
+    if course.lines:
+        course.legend(loc="best")
+    return figure
