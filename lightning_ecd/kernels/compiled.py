@@ -110,24 +110,26 @@ class Compiled:
         offset: int | None = None,
     ) -> float:
         """Call a pass, on several threads where the vectors are long."""
-        n, size = vectors[0].numel(), vectors[0].element_size()
+        n = vectors[0].numel()
         for v in vectors:  # C would not notice
             if v.dtype != self._dtype or v.numel() != n or not v.is_contiguous():
                 raise ValueError(
                     f"{name} takes contiguous {self._dtype} vectors of one length, "
                     f"got {[(tuple(v.shape), v.dtype) for v in vectors]}"
                 )
-        addresses = [v.data_ptr() for v in vectors]
+        run, places = self._passes[name], [v.data_ptr() for v in vectors]
+        if n < 2 * _SHARE or torch.get_num_threads() == 1:
+            last = () if offset is None else (offset,)
+            return run(*places, n, *numbers, *last)
+        size = vectors[0].element_size()
 
         def part(start: int, stop: int) -> float:
             last = () if offset is None else (offset + start,)
-            places = (address + start * size for address in addresses)
-            return self._passes[name](*places, stop - start, *numbers, *last)
+            shifted = (place + start * size for place in places)
+            return run(*shifted, stop - start, *numbers, *last)
 
-        threads = min(torch.get_num_threads(), n // _SHARE) if n >= 2 * _SHARE else 1
-        if threads == 1:
-            return part(0, n)
-        share = -(-n // threads // _TILE) * _TILE
+        threads = min(torch.get_num_threads(), n // _SHARE)
+        share = -(-n // threads // 1024) * 1024
         cuts = [*range(0, n, share), n]
         others = _pool(os.getpid()).map(part, cuts[1:-1], cuts[2:])
         return part(0, cuts[1]) + sum(others)

@@ -150,8 +150,7 @@ class ECD(Descent):
         # A checkpoint of a CPU run holds q and its scale, one of an accelerator p.
         # Frozen parameters took their part of |p|² with them.
         for particle in self.particles if "momentum" in self.vectors else ():
-            own = particle.own
-            if "p2" not in own:
+            if "p2" not in (own := particle.own):
                 continue
             if self.host:
                 own.setdefault("scale", 1.0)
@@ -274,14 +273,16 @@ class ECD(Descent):
 
     def _count_rests(self, live: bool | Tensor) -> None:
         """Count where the particle does not move because V <= 0."""
+        if live is True:
+            self.system["resting"] = 0
+            return
         system, resting = self.system, 1 - live * 1
         system["skipped"] = system["skipped"] + resting
         system["resting"] = (system["resting"] + 1) * resting
 
     def _count_moves(self, V: Number, live: bool | Tensor) -> None:
         """Advance the counters by a step that moved the particle where `live`."""
-        system = self.system
-        moved = live * 1
+        system, moved = self.system, live * 1
         better = live & (V < system["best"])
         system["since_best"] = where(better, 0, system["since_best"] + moved)
         system["best"] = where(better, V, system["best"])
@@ -384,8 +385,7 @@ class ECD(Descent):
     ) -> None:
         if self.rows:
             return
-        system = self.system
-        momentum = p2**0.5
+        system, momentum = self.system, p2**0.5
         self.info = {
             "energy": energy,
             "violation": energy / E - 1,

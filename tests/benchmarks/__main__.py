@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import loops, steps
+from tests.benchmarks import laplacian, loops, steps
 
 
 def main() -> None:
@@ -24,6 +24,12 @@ def main() -> None:
             met = None if bar is None else ratio <= bar
             label = f"{name} / {steps.BASE}, step, {network}"
             rows.append((label, ratio, f"<= {bar}" if bar else "", met))
+    for name, case in laplacian.CASES.items():
+        ratio = laplacian.speedup(name)
+        label = f"nested autograd / forward Laplacian, {name}"
+        rows.append((label, ratio, f">= {case.bar}", ratio >= case.bar))
+    memory, most = laplacian.peak_memory(), laplacian.MEMORY_BAR
+    rows.append(("PINN step at full size, GiB", memory, f"<= {most}", memory <= most))
     for batch_size in (50, 128):
         ratio = loops.loader_speedup(batch_size)
         label = f"our loader / PIL DataLoader, batches per second, batch {batch_size}"
