@@ -343,7 +343,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not re.search("Tip:|Seed set|GPU available|TPU avail", record.getMessage())
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Drop idle messages, and warnings about Lightning's own use of torch."""
     for name in ("pytorch_lightning.utilities.rank_zero", SEEDS):
         logging.getLogger(name).addFilter(_is_news)
@@ -353,7 +353,7 @@ def _quieten() -> None:
 
 def main(args: Sequence[str]) -> None:
     """Run a command of Lightning's; what the user can mend is one line."""
-    _quieten()
+    quieten()
     try:
         CommandLine(args)
     except (UserError, MisconfigurationException) as error:

@@ -5,6 +5,7 @@ from it, and the published number. What several rows share is run once.
 """
 
 import csv
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from lightning_ecd.errors import UserError
+from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder
 
 Rule = Literal["statistical", "relative", "at_most", "at_least"]
@@ -98,6 +99,8 @@ class Result:
     def verdict(self) -> str:
         """Whether the published number is reproduced."""
         row, ours, published = self.row, self.mean, self.row.published
+        if math.isnan(ours):
+            return "diverged"
         if row.rule == "at_most":
             met = ours <= published + row.tolerance
         elif row.rule == "at_least":
@@ -170,8 +173,14 @@ def measure(
             if key not in done:
                 run = _run_study if row.study else _run_experiment
                 file = base / str(row.study or row.experiment)
-                done[key] = run(["--config", str(file), *flags], seed)
+                try:
+                    done[key] = run(["--config", str(file), *flags], seed)
+                except Diverged:
+                    done[key] = {}
             numbers = done[key]
+            if not numbers:
+                values.append(math.nan)
+                continue
             if row.metric not in numbers:
                 raise UserError(
                     f"{row.name}: there is no metric {row.metric!r}; there are "
@@ -195,9 +204,14 @@ def _run_study(arguments: Sequence[str], seed: int) -> Numbers:
 
 
 def _run_experiment(arguments: Sequence[str], seed: int) -> Numbers:
-    from lightning_ecd.cli import CommandLine
+    from lightning_ecd.cli import CommandLine, quieten
 
-    line = CommandLine(["fit", *arguments, f"--seed_everything={seed}"])
+    quieten()
+    shown = (
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+    )
+    line = CommandLine(["fit", *arguments, *shown, f"--seed_everything={seed}"])
     metrics = line.trainer.callback_metrics
     return {name: float(value) for name, value in metrics.items()}
 

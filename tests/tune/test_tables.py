@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_ecd.errors import UserError
+from lightning_ecd.errors import Diverged, UserError
 from tests.cli.conftest import ROOT, cli  # noqa: F401
 from tune import tables
 from tune.tables import Result, Row
@@ -100,8 +100,6 @@ def test_an_experiment_is_run_for_every_seed(tmp_path, cli):  # noqa: F811
     short = [
         "--trainer.max_epochs=1",
         "--trainer.limit_train_batches=3",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.enable_model_summary=false",
         "--data.seed={seed}",
     ]
     experiment = ROOT / "configs" / "experiment" / "bbi_digits.yaml"
@@ -118,6 +116,17 @@ def test_an_experiment_is_run_for_every_seed(tmp_path, cli):  # noqa: F811
     line = Path("logs/digits/version_0/table.csv").read_text().splitlines()[1]
     values = line.rsplit(",", 1)[1].split()
     assert len(values) == 2 and all(0 < float(v) < 1 for v in values)
+
+
+def test_a_run_that_diverges_is_a_verdict(tmp_path, monkeypatch):
+    def diverge(*args):
+        raise Diverged("step 3: the loss is nan")
+
+    monkeypatch.setattr(tables, "_run_study", diverge)
+    entry = "  - {name: one, study: study.yaml, metric: HB/best, published: 1}\n"
+    _, rows = tables.read(write(tmp_path, entry))
+    (result,) = tables.measure(rows, tmp_path)
+    assert result.verdict == "diverged"
 
 
 @pytest.mark.parametrize(
