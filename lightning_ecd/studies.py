@@ -320,6 +320,8 @@ def trajectories(args: Sequence[str]) -> None:
             outcomes = study.run(progress)
     except (UserError, ValueError, TypeError) as error:
         fail(one_line(str(error)))
+    except KeyboardInterrupt:
+        fail("interrupted; nothing was written", code=130)
     folder = new_folder(name)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")

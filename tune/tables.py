@@ -261,9 +261,13 @@ def main(args: Sequence[str]) -> None:
             for row in rows:
                 print(f"{row.name}: published {row.published:g}")
             return
-        results = list(measure(rows, file.parent, lambda name: print(f"{name} ...")))
+        results = []
+        for result in measure(rows, file.parent, lambda name: print(f"{name} ...")):
+            results.append(result)
     except UserError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(results)} of {len(rows)} rows")
     folder = new_folder(file.stem)
     folder.mkdir(parents=True)
     write(folder, title, results)

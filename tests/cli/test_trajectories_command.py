@@ -80,3 +80,13 @@ def test_bad_input_is_one_line(arguments, words, cli):
     for word in words:
         assert word in result.error
     assert not Path("logs").exists()
+
+
+def test_ctrl_c_is_one_line(cli, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_ecd.studies.run", interrupt)
+    result = cli("trajectories", "--config", BASINS)
+    assert result.code == 130
+    assert "interrupted" in result.error and not Path("logs").exists()

@@ -171,6 +171,23 @@ def test_bad_arguments_are_one_line(arguments, words, cli):  # noqa: F811
     assert words in result.error
 
 
+def test_ctrl_c_keeps_the_rows_that_are_done(tmp_path, cli, monkeypatch):  # noqa: F811
+    entry = "  - {{name: {}, study: study.yaml, metric: HB/best, published: 1{}}}\n"
+    rows = entry.format("one", "") + entry.format("two", ", seeds: [1]")
+    run = tables._run_study
+
+    def interrupted(arguments, seed):
+        if seed:
+            raise KeyboardInterrupt
+        return run(arguments, seed)
+
+    monkeypatch.setattr(tables, "_run_study", interrupted)
+    result = cli("table", write(tmp_path, rows))
+    assert "interrupted after 1 of 2 rows" in result.out
+    text = Path("logs/table/version_0/table.md").read_text()
+    assert "| one |" in text and "| two |" not in text
+
+
 def test_an_unknown_metric_names_those_that_exist(tmp_path, cli):  # noqa: F811
     rows = "  - {name: a, study: study.yaml, metric: HB/worst, published: 1}\n"
     result = cli("table", write(tmp_path, rows))
