@@ -14,7 +14,7 @@ from tests.cases import (
     values,
     variants,
 )
-from tests.reference import ecd, plain
+from tests.reference import born_infeld, ecd, plain
 
 STEPS, TOLERANCE = 100, 1e-12
 
@@ -39,7 +39,7 @@ def reference(name, settings, groups):
     if name == "HeavyBall":
         slow = plain.HeavyBall(copies, arguments)
     else:
-        slow = getattr(ecd, name)(
+        slow = getattr(born_infeld if name == "BBI" else ecd, name)(
             copies,
             [ecd.settings_of(name, a) for a in arguments],
             ecd.recorded(),
