@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LightSource, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from lightning_ecd.functions import Function, TwoBasins
 
@@ -198,6 +200,105 @@ def curves(
             axes.plot(steps, _positive(values), color=colour, linewidth=1.2)
         axes.set(yscale="log", xlabel="step", title="distance to the minimizer")
         _tidy(axes)
+    return figure
+
+
+def radial_slice(
+    radius: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    curves: Mapping[str, Sequence[float]],
+) -> Figure:
+    """Draw solutions along a radius, and how the deviations fell.
+
+    Args:
+        radius: Of length T.
+        lines: Name -> values, of length T; the first one dashed, above the others.
+        curves: Name -> positive values, and their "step", all of the same length;
+            "loss", of another scale, is left out.
+
+    Returns:
+        A figure: values over the radius; deviations over the step, logarithmic.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    plane, course = figure.subplots(1, 2)
+    for number, (name, values) in enumerate(lines.items()):
+        first = number == 0
+        style = {"color": "black", "linestyle": "--", "zorder": 3} if first else {}
+        plane.plot(radius, values, label=name, linewidth=1.2, **style)
+    plane.set(xlabel="radius r", ylabel="u", title="solution along the first axis")
+    plane.legend(loc="best")
+    for name, values in curves.items():
+        if name not in ("step", "loss"):
+            label = name.replace("_", " ")
+            course.plot(curves["step"], values, label=label, linewidth=1.2, marker=".")
+    course.set(yscale="log", xlabel="step", title="deviations")
+    if course.lines:
+        course.legend(loc="best")
+    return figure
+
+
+def average_curve(accuracies: Sequence[float], part: str) -> Figure:
+    """Draw accuracies over the number of averaged epochs.
+
+    Args:
+        accuracies: In [0, 1], for k = 1, 2, ... averaged epochs.
+        part: What they were measured on.
+
+    Returns:
+        A figure that marks the best; its title names the accuracy of the last weights
+        and the best.
+    """
+    percent = [100 * value for value in accuracies]
+    best = max(percent)
+    k_best = percent.index(best) + 1
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    ks = range(1, len(percent) + 1)
+    axes.plot(ks, percent, marker=".", linewidth=1)
+    axes.plot(k_best, best, "o", fillstyle="none", markersize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(
+        xlabel="averaged epochs k, counted from the last",
+        ylabel=f"{part} accuracy (%)",
+        title=f"last weights: {percent[0]:.2f} %, best (k = {k_best}): {best:.2f} %",
+    )
+    return figure
+
+
+def ratios(
+    exact: Tensor, found: Tensor, curves: Sequence[Tensor] | None = None
+) -> Figure:
+    """Draw estimated against exact ratios.
+
+    Args:
+        exact: Ratio of every sample, (B,); what is not positive is left out.
+        found: Its estimate, (B,), likewise.
+        curves: In one dimension: x (N,), the exact ratio (N,), every member's (M, N).
+
+    Returns:
+        A matplotlib figure of the samples, and of the curves if they are given.
+    """
+    figure = Figure(figsize=(9 if curves else 4.5, 4), layout="constrained")
+    *left, right = figure.subplots(1, 2 if curves else 1, squeeze=False)[0]
+    if curves:
+        x, truth, members = curves
+        if len(members) > 1:
+            names = ["members", *["_"] * (len(members) - 1)]  # one line in the legend
+            style = {"color": "tab:blue", "alpha": 0.4, "linewidth": 1}
+            left[0].plot(x, members.T, label=names, **style)
+        left[0].plot(x, members.mean(0), color="tab:blue", label="estimated")
+        left[0].plot(x, truth, color="black", linestyle="--", label="exact")
+        left[0].set(xlabel="x", ylabel="p1(x) / p0(x)")
+        left[0].legend()
+    kept = (exact > 0) & (found > 0) & found.isfinite()
+    if kept.any():
+        ends = exact[kept].aminmax()
+        wide = ends[1] > 30 * ends[0]
+        right.plot(ends, ends, color="black", linestyle="--", linewidth=1)
+        right.scatter(exact[kept], found[kept], s=3, alpha=0.4)
+        scale = "log" if wide else "linear"
+        right.set(xscale=scale, yscale=scale)
+    right.set(xlabel="exact ratio", ylabel="estimated ratio")
     return figure
 
 

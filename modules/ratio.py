@@ -3,16 +3,14 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from glob import glob
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lightning_ecd.callbacks import WholeFiles
+from lightning_ecd.callbacks import WholeFiles, publish
 from lightning_ecd.errors import UserError
 from modules.ratio_losses import LOSSES, checked, estimate, ratio
 from modules.task import LRSchedulerFactory, Task
@@ -278,53 +276,10 @@ class LikelihoodRatio(Task):
 
     def _draw(self, curves: list[Tensor] | None) -> None:
         exact, found = torch.cat(self._seen, 1)[:, :POINTS]
-        figure = ratio_figure(exact, found, curves)
-        folder = self.trainer.log_dir
-        if folder and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            figure.savefig(Path(folder) / "ratio.png", dpi=120)
-        for logger in self.trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("test/ratio", figure, self.global_step)
+        from lightning_ecd.figures import ratios  # matplotlib costs a second
 
-
-def ratio_figure(
-    exact: Tensor, found: Tensor, curves: Sequence[Tensor] | None = None
-) -> Any:
-    """Draw estimated against exact ratios.
-
-    Args:
-        exact: Ratio of every sample, (B,); what is not positive is left out.
-        found: Its estimate, (B,), likewise.
-        curves: In one dimension: x (N,), the exact ratio (N,), every member's (M, N).
-
-    Returns:
-        A matplotlib figure of the samples, and of the curves if they are given.
-    """
-    from matplotlib.figure import Figure  # costs a second
-
-    figure = Figure(figsize=(9 if curves else 4.5, 4), layout="constrained")
-    *left, right = figure.subplots(1, 2 if curves else 1, squeeze=False)[0]
-    if curves:
-        x, truth, members = curves
-        if len(members) > 1:
-            names = ["members", *["_"] * (len(members) - 1)]  # one line in the legend
-            style = {"color": "tab:blue", "alpha": 0.4, "linewidth": 1}
-            left[0].plot(x, members.T, label=names, **style)
-        left[0].plot(x, members.mean(0), color="tab:blue", label="estimated")
-        left[0].plot(x, truth, color="black", linestyle="--", label="exact")
-        left[0].set(xlabel="x", ylabel="p1(x) / p0(x)")
-        left[0].legend()
-    kept = (exact > 0) & (found > 0) & found.isfinite()
-    if kept.any():
-        ends = exact[kept].aminmax()
-        wide = ends[1] > 30 * ends[0]
-        right.plot(ends, ends, color="black", linestyle="--", linewidth=1)
-        right.scatter(exact[kept], found[kept], s=3, alpha=0.4)
-        scale = "log" if wide else "linear"
-        right.set(xscale=scale, yscale=scale)
-    right.set(xlabel="exact ratio", ylabel="estimated ratio")
-    return figure
+        figure = ratios(exact, found, curves)
+        publish(figure, self.trainer, "ratio.png", "test/ratio")
 
 
 def _refuse_misfit(network: nn.Module, dimensions: int, data: str) -> None:

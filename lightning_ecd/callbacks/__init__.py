@@ -5,6 +5,7 @@ from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
 from lightning_ecd.callbacks.diagnostics import Diagnostics
 from lightning_ecd.callbacks.hparams import TensorBoard
 from lightning_ecd.callbacks.progress import ThriftyProgressBar
+from lightning_ecd.callbacks.publishing import publish
 from lightning_ecd.callbacks.slices import RadialSlice
 from lightning_ecd.callbacks.surface import Surface
 
@@ -18,4 +19,5 @@ __all__ = [
     "ThriftyProgressBar",
     "WeightAverage",
     "WholeFiles",
+    "publish",
 ]

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -14,10 +14,8 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
+from lightning_ecd.callbacks.publishing import publish
 from lightning_ecd.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 State = dict[str, Tensor]
 
@@ -219,14 +217,15 @@ class LastAverage(Callback):
             table = csv.writer(file)
             table.writerow(["k", f"{self.part}/accuracy"])
             table.writerows(enumerate(accuracies, 1))
-        figure = average_curve(accuracies, self.part)
-        figure.savefig(folder / "average.png", dpi=120)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                board = logger.experiment
                 for k, value in enumerate(accuracies, 1):
-                    board.add_scalar(f"average/{self.part}_accuracy", value, k)
-                board.add_figure("average/curve", figure, trainer.global_step)
+                    name = f"average/{self.part}_accuracy"
+                    logger.experiment.add_scalar(name, value, k)
+        from lightning_ecd.figures import average_curve  # matplotlib costs a second
+
+        figure = average_curve(accuracies, self.part)
+        publish(figure, trainer, "average.png", "average/curve", folder)
 
 
 def suffix_means(files: Sequence[Path]) -> Iterator[State]:
@@ -251,37 +250,6 @@ def suffix_means(files: Sequence[Path]) -> Iterator[State]:
             name: (sums[name] / k).to(value.dtype) if name in sums else value
             for name, value in latest.items()
         }
-
-
-def average_curve(accuracies: Sequence[float], part: str) -> "Figure":
-    """Draw accuracies over the number of averaged epochs.
-
-    Args:
-        accuracies: In [0, 1], for k = 1, 2, ... averaged epochs.
-        part: What they were measured on.
-
-    Returns:
-        A figure that marks the best; its title names the accuracy of the last weights
-        and the best.
-    """
-    from matplotlib.figure import Figure  # costs a second
-    from matplotlib.ticker import MaxNLocator
-
-    percent = [100 * value for value in accuracies]
-    best = max(percent)
-    k_best = percent.index(best) + 1
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    ks = range(1, len(percent) + 1)
-    axes.plot(ks, percent, marker=".", linewidth=1)
-    axes.plot(k_best, best, "o", fillstyle="none", markersize=10)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(
-        xlabel="averaged epochs k, counted from the last",
-        ylabel=f"{part} accuracy (%)",
-        title=f"last weights: {percent[0]:.2f} %, best (k = {k_best}): {best:.2f} %",
-    )
-    return figure
 
 
 def _folder(trainer: Trainer) -> Path:

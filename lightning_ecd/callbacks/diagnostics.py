@@ -1,12 +1,11 @@
 """What an optimizer reports about itself, in the logs."""
 
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from lightning_ecd.callbacks.hparams import TensorBoard
+from lightning_ecd.callbacks.publishing import publish
 
 
 class Diagnostics(Callback):
@@ -73,14 +72,7 @@ class Diagnostics(Callback):
         from lightning_ecd.figures import phase_space  # matplotlib costs a second
 
         figure = phase_space(**self._path)
-        if trainer.log_dir and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
-            figure.savefig(Path(trainer.log_dir) / "phase_space.png", dpi=120)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(
-                    "optimizer/phase_space", figure, trainer.global_step
-                )
+        publish(figure, trainer, "phase_space.png", "optimizer/phase_space")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the points kept so far."""

@@ -1,18 +1,13 @@
 """The solution of a differential equation beside the exact one, in pictures."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lightning_ecd.callbacks.publishing import publish
 from lightning_ecd.errors import UserError
-
-if TYPE_CHECKING:  # matplotlib costs a second
-    from matplotlib.figure import Figure
 
 
 class RadialSlice(Callback):
@@ -94,6 +89,8 @@ class RadialSlice(Callback):
         quick = trainer.fast_dev_run  # type: ignore[attr-defined]
         if self._dimensions is None or quick or not trainer.is_global_zero:
             return
+        from lightning_ecd.figures import radial_slice  # matplotlib costs a second
+
         like = next(pl_module.network.parameters())
         x = like.new_zeros(self.points, self._dimensions)
         x[:, 0] = torch.linspace(0, 1, self.points)
@@ -104,47 +101,4 @@ class RadialSlice(Callback):
             {name: line.tolist() for name, line in lines.items()},
             self._curves,
         )
-        if trainer.log_dir:
-            Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
-            figure.savefig(Path(trainer.log_dir) / "solution.png", dpi=120)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(
-                    "pde/solution", figure, trainer.global_step
-                )
-
-
-def radial_slice(
-    radius: Sequence[float],
-    lines: Mapping[str, Sequence[float]],
-    curves: Mapping[str, Sequence[float]],
-) -> "Figure":
-    """Draw solutions along a radius, and how the deviations fell.
-
-    Args:
-        radius: Of length T.
-        lines: Name -> values, of length T; the first one dashed, above the others.
-        curves: Name -> positive values, and their "step", all of the same length;
-            "loss", of another scale, is left out.
-
-    Returns:
-        A figure: values over the radius; deviations over the step, logarithmic.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    plane, course = figure.subplots(1, 2)
-    for number, (name, values) in enumerate(lines.items()):
-        first = number == 0
-        style = {"color": "black", "linestyle": "--", "zorder": 3} if first else {}
-        plane.plot(radius, values, label=name, linewidth=1.2, **style)
-    plane.set(xlabel="radius r", ylabel="u", title="solution along the first axis")
-    plane.legend(loc="best")
-    for name, values in curves.items():
-        if name not in ("step", "loss"):
-            label = name.replace("_", " ")
-            course.plot(curves["step"], values, label=label, linewidth=1.2, marker=".")
-    course.set(yscale="log", xlabel="step", title="deviations")
-    if course.lines:
-        course.legend(loc="best")
-    return figure
+        publish(figure, trainer, "solution.png", "pde/solution")

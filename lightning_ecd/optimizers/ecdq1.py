@@ -128,15 +128,16 @@ class ECDq1(ECD):
         energy, r = self.rescale(particle, H, V, E, live)
         k = where(live, H.kick(V, E), 0.0)
         d = where(live, H.drift(V, E, 1.0), 0.0)
+        L = V + head["f_min"] + self.system["shift"]
         along = [r * dot for dot in particle.dots()]  # u·∇F
         if not head["compat"]:
             along = [sum(along)] * len(along)
 
         if head["step_size"] == "elementwise":
-            self._move_by_entry(particle, steps, V + head["f_min"], k, d, r, along)
+            self._move_by_entry(particle, steps, L, k, d, r, along)
             d_left: Number = 0.0
         else:
-            for_kick, for_drift = self._step_sizes(head, V + head["f_min"])
+            for_kick, for_drift = self._step_sizes(head, L)
             k, d = k * for_kick, d * for_drift
             # u - c (1 - u uᵀ) G = (1 + c u·G) u - c G
             stretch = [

@@ -19,8 +19,9 @@ from lightning_ecd.callbacks import (
     WeightAverage,
     WholeFiles,
 )
-from lightning_ecd.callbacks.averaging import average_curve, suffix_means
+from lightning_ecd.callbacks.averaging import suffix_means
 from lightning_ecd.errors import UserError
+from lightning_ecd.figures import average_curve
 from lightning_ecd.optimizers import BBI
 from modules import Classifier
 from tests.modules.toys import trainer

@@ -7,8 +7,8 @@ from torch import nn
 
 from datamodules import Collocation
 from lightning_ecd.callbacks import Checkpoints, RadialSlice, WholeFiles
-from lightning_ecd.callbacks.slices import radial_slice
 from lightning_ecd.errors import Diverged, UserError
+from lightning_ecd.figures import radial_slice
 from lightning_ecd.optimizers import BBI
 from modules import MLP, PINN, Poisson, ResidualMLP, SineProduct
 from modules.pinn import Problem

@@ -14,9 +14,9 @@ from torch.optim import SGD
 from datamodules import Gaussians, Loader
 from lightning_ecd.callbacks import Checkpoints, WholeFiles
 from lightning_ecd.errors import UserError
+from lightning_ecd.figures import ratios
 from lightning_ecd.optimizers import ECDSep
 from modules import MLP, LikelihoodRatio
-from modules.ratio import ratio_figure
 from modules.ratio_losses import LOSSES, estimate
 from tests.modules.toys import trainer, weights
 from tests.reference import ratio as reference
@@ -380,13 +380,13 @@ def test_a_test_draws_the_ratio_in_its_folder(tmp_path):
 
 def test_a_figure_shows_curves_where_there_are_some():
     exact, found = torch.tensor([0.5, 2.0, 90.0]), torch.tensor([0.6, 0.0, 80.0])
-    figure = ratio_figure(exact, found)
+    figure = ratios(exact, found)
     assert isinstance(figure, Figure)
     (axes,) = figure.axes
     assert axes.get_xscale() == "log"
     assert len(axes.collections[0].get_offsets()) == 2  # log 0 is left out
     x = torch.linspace(-4, 4, 9)
-    figure = ratio_figure(exact, found, [x, x.exp(), torch.stack([x.exp(), x, x])])
+    figure = ratios(exact, found, [x, x.exp(), torch.stack([x.exp(), x, x])])
     assert len(figure.axes) == 2
     assert len(figure.axes[0].lines) == 3 + 2
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]

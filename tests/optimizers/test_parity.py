@@ -103,10 +103,22 @@ def test_equals_the_transcription(name, settings, problem):
         ("ECDq1", {"lr": 0.01, "eta": 5.0, "f_min": -1, "step_size": "elementwise"}),
         ("ECDq1", {"lr": 0.03, "eta": 5.0, "f_min": -1, "gamma": 0.5, "compat": True}),
         ("ECDq1", {"lr": 0.6, "eta": 20.0, "f_min": -0.5, "nu": 1e-2}),
+        (
+            "ECDq1",
+            {"lr": 0.05, "eta": 5.0, "f_min": 50, "step_size": "theta"}
+            | {"self_tuning": True},
+        ),
         ("ECDSep", {"lr": 0.002, "rule": "polyak", "compat": True}),
         ("ECDSep", {"lr": 0.02, "rule": "absolute", "compat": True, "nu": 0.1}),
     ],
-    ids=["elementwise", "compat_slowing", "strong", "compat_polyak", "compat_absolute"],
+    ids=[
+        "elementwise",
+        "compat_slowing",
+        "strong",
+        "shifted",
+        "compat_polyak",
+        "compat_absolute",
+    ],
 )
 def test_rules_that_amplify_rounding_equal_the_transcription(name, settings, problem):
     """Steps over |g_i| or |g_k| of single entries or tensors leave no room for more."""

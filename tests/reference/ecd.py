@@ -243,7 +243,7 @@ class ECDq1(Rotating):
                 return loss
         elif not Phi > EPS2:
             return loss
-        L = max(Phi + head["F0"], 0.0)
+        L = max(self.potential(loss) + head["F0"], 0.0)
         g2 = squared(grads)
         if self.iteration == 0:
             self.us = [-g / math.sqrt(g2) for g in grads]
