@@ -236,7 +236,8 @@ def write(folder: Path, title: str, results: Sequence[Result]) -> None:
         for line, result in zip(lines, results, strict=True):
             table.writerow([*line, " ".join(map(repr, result.values))])
     rules = "|".join("---" for _ in _HEADER)
-    body = [f"| {' | '.join(line)} |" for line in [_HEADER, *lines]]
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    body = [f"| {' | '.join(line)} |" for line in [_HEADER, *escaped]]
     text = "\n".join([f"# {title}", "", body[0], f"|{rules}|", *body[1:]])
     (folder / "table.md").write_text(text + "\n")
 

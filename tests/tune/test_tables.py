@@ -82,14 +82,14 @@ def test_the_command_prints_and_writes(tmp_path, cli):  # noqa: F811
     rows = (
         "  - {name: lowest, study: study.yaml, metric: HB/best, published: 0.5471,\n"
         "     rule: relative, tolerance: 1.0e-3}\n"
-        "  - {name: other, study: study.yaml, metric: HB/best, published: 1.0,\n"
+        "  - {name: '|other|', study: study.yaml, metric: HB/best, published: 1.0,\n"
         "     rule: at_least}\n"
     )
     result = cli("table", write(tmp_path, rows))
     assert (result.code, result.err) == (0, "")
     text = Path("logs/table/version_0/table.md").read_text()
     assert "| lowest | 0.5471 | 0.54709 | 1 | reproduced |" in text
-    assert "| other | 1 | 0.54709 | 1 | NOT reproduced |" in text
+    assert r"| \|other\| | 1 | 0.54709 | 1 | NOT reproduced |" in text
     csv = Path("logs/table/version_0/table.csv").read_text()
     assert csv.count("\n") == 3
     listed = cli("table", tmp_path / "table.yaml", "--list", "--rows=low*")
