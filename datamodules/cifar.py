@@ -43,6 +43,7 @@ class CIFAR10(Images):
 
     shape = (3, 32, 32)
     train_size = 50000
+    read_from = ("data_dir",)
     test_size: ClassVar[int] = 10000
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, ...] = (0.2470, 0.2435, 0.2616)

@@ -13,6 +13,7 @@ import torchvision
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from datamodules import pool
 from datamodules.downloads import fetch
 from datamodules.idx import IdxFile
 from datamodules.memory import (
@@ -68,6 +69,8 @@ class Images(pl.LightningDataModule):
     shape: ClassVar[tuple[int, int, int]]
     train_size: ClassVar[int]
     top: ClassVar[int] = 255
+    #: Attributes that `read` depends on: data sets equal in them may be shared.
+    read_from: ClassVar[tuple[str, ...]] = ()
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -152,9 +155,15 @@ class Images(pl.LightningDataModule):
 
     def _part(self, part: Part) -> tuple[Tensor, Tensor]:
         """Return images and labels, read once, on the device of the trainer."""
-        images, labels = self._parts.get(part) or self.read(part)
+        images, labels = self._parts.get(part) or self._read(part)
         self._parts[part] = images.to(self._device), labels.to(self._device)
         return self._parts[part]
+
+    def _read(self, part: Part) -> tuple[Tensor, ...]:
+        kind = type(self)
+        source = [str(getattr(self, name)) for name in self.read_from]
+        key = (kind.__module__, kind.__qualname__, *source, part)
+        return pool.lent(key, partial(self.read, part))
 
     @property
     def _device(self) -> torch.device:
@@ -214,6 +223,7 @@ class MNIST(Images):
     shape = (1, 28, 28)
     train_size = 60000
     mean, std = (0.1307,), (0.3081,)
+    read_from = ("data_dir",)
     source: ClassVar[Any] = torchvision.datasets.MNIST
     md5: ClassVar[tuple[str, str, str, str]] = (
         "6bbc9ace898e44ae57da46a324031adb",

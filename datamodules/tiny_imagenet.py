@@ -38,6 +38,7 @@ class TinyImageNet(Images):
     classes = 200
     shape = (3, 64, 64)
     train_size = 100000
+    read_from = ("data_dir",)
     test_size: ClassVar[int] = 10000
     # as in the code of ECDSep
     mean, std = (0.480, 0.448, 0.397), (0.276, 0.269, 0.282)

@@ -11,6 +11,7 @@ COMMANDS = {
     "validate": "compute validation metrics of a checkpoint",
     "test": "compute test metrics of a checkpoint",
     "predict": "write predictions of a checkpoint",
+    "tune": "search hyper-parameters; --config FILE, or --restore FOLDER",
     "trajectories": "many runs of optimizers on a synthetic function",
     "table": "published results beside ours, from a file of configs/table",
     "optimizers": "list the registered optimizers; a wildcard filters; --json",
@@ -52,6 +53,10 @@ def main(args: Sequence[str] | None = None) -> None:
         from lightning_ecd.studies import trajectories
 
         trajectories(arguments[1:])
+    elif command == "tune":
+        from tune.command import main as tune
+
+        tune(arguments[1:])
     elif command == "table":
         from tune.tables import main as table
 

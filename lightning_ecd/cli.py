@@ -5,6 +5,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -20,7 +21,6 @@ from pytorch_lightning.cli import (
     LRSchedulerTypeUnion,
     OptimizerCallable,
 )
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import Optimizer
@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 from lightning_ecd.callbacks import (
     Checkpoints,
     Diagnostics,
+    MetricsFile,
     TensorBoard,
     ThriftyProgressBar,
     WholeFiles,
@@ -66,10 +67,31 @@ class CommandLine(LightningCLI):
     A fit writes everything below ``logs/<name>/<version>``: config.yaml,
     checkpoints, TensorBoard and CSV logs, figures. Resuming goes on in that folder
     and never changes a hyper-parameter: what differs from the checkpoint is refused.
+
+    Args:
+        args: A command and its arguments; or, with ``run=False``, the arguments of a
+            fit, or all its settings as `dumped` returns them.
+        run: Run the command. False only builds model, data and trainer: for callers
+            that fit many times.
+        folder: Of the run; None: a new one below ``logs/``.
+
+    Attributes:
+        settings: The parsed settings of the command.
     """
 
-    def __init__(self, args: Sequence[str]):
-        self._args = list(args)
+    #: Without commands; it is made once in a process.
+    _flat: LightningArgumentParser | None = None
+
+    def __init__(
+        self,
+        args: Sequence[str] | dict[str, Any],
+        run: bool = True,
+        folder: Path | None = None,
+    ):
+        self._args = [] if isinstance(args, dict) else list(args)
+        self._folder = folder
+        if isinstance(args, dict):
+            self.config_dump = deepcopy(args)  # the parser changes what it is given
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -80,10 +102,21 @@ class CommandLine(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"prog": PROGRAM},
             save_config_kwargs={"overwrite": True},
-            args=self._args,
+            args=args if isinstance(args, dict) else self._args,
+            run=run,
         )
 
     # -- parsing -----------------------------------------------------------------
+
+    def setup_parser(self, add_subcommands: bool, *args: Any) -> None:
+        """Make the parser, or take the one without commands again."""
+        if add_subcommands:
+            super().setup_parser(True, *args)
+            return
+        if CommandLine._flat is None:
+            super().setup_parser(False, *args)
+            CommandLine._flat = self.parser
+        self.parser = CommandLine._flat
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the name of the run, its checkpoints and its diagnostics."""
@@ -105,13 +138,15 @@ class CommandLine(LightningCLI):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             warnings.filterwarnings("ignore", message=".*[Dd]iscarding init_args")
-            super().parse_arguments(parser, [*args, *self._fresh_parts()])
+            if not isinstance(args, dict):
+                args = [*args, *self._fresh_parts()]
+            super().parse_arguments(parser, args)
 
     def _fresh_parts(self) -> list[str]:
         """Return flags that state in full every class chosen over another one."""
         parts = []
         for key, kind in _PARTS.items():
-            flags = settings_of(key, self._args[1:])
+            flags = settings_of(key, self._args)
             if flags is not None:
                 alone = Parser(prog=PROGRAM)
                 alone.add_argument(f"--{key}", type=kind)
@@ -126,7 +161,13 @@ class CommandLine(LightningCLI):
     @property
     def settings(self) -> Namespace:
         """The parsed settings of the command."""
-        return self.config[self.config["subcommand"]]
+        command = self.config.get("subcommand")
+        return self.config[command] if command else self.config
+
+    def dumped(self) -> dict[str, Any]:
+        """Return all settings as plain data."""
+        self._dump_config()
+        return self.config_dump
 
     def _parse_ckpt_path(self) -> None:
         """Resolve the checkpoint; refuse settings that differ from it.
@@ -213,8 +254,8 @@ class CommandLine(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add our loggers, checkpoint files and progress bar where none are named."""
         settings = self._get(self.config_init, "trainer")
-        fitting = self.subcommand == "fit"
-        self.run_folder = self._run_folder()
+        fitting = self.subcommand in (None, "fit")
+        self.run_folder = self._folder or self._run_folder()
         if settings.get("logger") in (None, True):
             kwargs["logger"] = self._loggers() if fitting else False
         if settings.get("default_root_dir") is None:
@@ -222,7 +263,7 @@ class CommandLine(LightningCLI):
         plugins = settings.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         kwargs["plugins"] = [*plugins, WholeFiles()]
-        if not fitting:
+        if self.subcommand != "fit":
             self.save_config_callback = None
         callbacks = settings.get("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
@@ -249,7 +290,7 @@ class CommandLine(LightningCLI):
     def _loggers(self) -> list[Any]:
         folder = self.run_folder
         place = (str(folder.parent.parent), folder.parent.name, folder.name)
-        return [TensorBoard(*place), _Csv(*place)]
+        return [TensorBoard(*place), MetricsFile(*place)]
 
     # -- running -----------------------------------------------------------------
 
@@ -301,24 +342,6 @@ class CommandLine(LightningCLI):
         if kwargs.get("datamodule", True) is None:
             fail(f"{subcommand} needs data: give --data or a config that names it")
         return kwargs
-
-
-class _Csv(CSVLogger):
-    """A CSV logger that keeps the rows of an earlier part of the same run."""
-
-    @property
-    def experiment(self) -> Any:
-        if self._experiment is None:
-            file = Path(self.log_dir) / "metrics.csv"
-            former = file.read_text() if file.is_file() else None
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Experiment logs directory")
-                experiment = super().experiment
-            if former is not None:
-                file.write_text(former)
-                experiment.metrics_keys = former.splitlines()[0].split(",")
-            return experiment
-        return super().experiment
 
 
 def _differences(old: Any, new: Any, key: str) -> list[tuple[str, Any, Any]]:

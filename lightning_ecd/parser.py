@@ -89,7 +89,7 @@ def version_of(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def new_folder(name: str) -> Path:
+def new_folder(name: str, base: Path = LOGS) -> Path:
     """Return the folder of a new run, one version after the latest."""
-    versions = [version_of(path) for path in (LOGS / name).glob("version_*")]
-    return LOGS / name / f"version_{max(versions, default=-1) + 1}"
+    versions = [version_of(path) for path in (base / name).glob("version_*")]
+    return base / name / f"version_{max(versions, default=-1) + 1}"

@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,6 +158,7 @@ class Study:
             "runs": len(best),
             "steps": outcome.steps.double().mean().item(),
             "best": found.min().item() if len(found) else math.inf,
+            "best_mean": best.mean().item(),
             "best_median": best.median().item(),
             "best_step": outcome.best_step[best.argmin()].item(),
             "last_median": outcome.last.median().item(),
@@ -282,8 +284,7 @@ def show(summaries: dict[str, dict[str, float]]) -> None:
     Console().print(table)
 
 
-def read(args: Sequence[str]) -> tuple[Study, dict[str, Any], str]:
-    """Return the study that arguments describe, its settings, and its name."""
+def _parser(args: Sequence[str] = ()) -> Parser:
     parser = Parser(
         prog=f"{PROGRAM} trajectories",
         description="Many runs of optimizers on a synthetic function.",
@@ -294,20 +295,33 @@ def read(args: Sequence[str]) -> tuple[Study, dict[str, Any], str]:
         "--name", type=str | None, help="folder below logs/; default: the config's name"
     )
     parser.add_class_arguments(Study)
+    return parser
+
+
+def build(settings: dict[str, Any]) -> Study:
+    """Return the study of settings, all of them, as `read` returns them."""
+    parser = _parser()
+    parsed = parser.parse_object(deepcopy(settings))  # it changes what it is given
+    objects = vars(parser.instantiate_classes(parsed))
+    return Study(**{k: v for k, v in objects.items() if k not in ("config", "name")})
+
+
+def read(args: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the settings that arguments describe, and the study's name."""
+    parser = _parser(args)
     parsed = parser.parse_args(list(args))
     files = parsed.get("config") or []
     name = parsed.get("name") or (Path(str(files[0])).stem if files else "trajectories")
     settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
     settings.pop("name", None)
-    objects = parser.instantiate_classes(parsed)
-    del objects["config"], objects["name"]
-    return Study(**vars(objects)), settings, str(name)
+    return settings, str(name)
 
 
 def trajectories(args: Sequence[str]) -> None:
     """Run the command; what the user can mend is one line."""
     try:
-        study, settings, name = read(args)
+        settings, name = read(args)
+        study = build(settings)
         with Progress(transient=True) as bars:
             tasks = {
                 label: bars.add_task(label, start=False) for label in study.optimizers

@@ -117,8 +117,6 @@ class LikelihoodRatio(Task):
         self.network = network()
         self.ensemble = ensemble
         self.members = nn.ModuleList()
-        self.epoch_loss = MeanMetric()
-        self.epoch_loss.persistent(True)  # a run may be resumed within an epoch
         self.means = nn.ModuleDict(
             {
                 f"{stage}_{name}": MeanMetric()
@@ -146,20 +144,6 @@ class LikelihoodRatio(Task):
         """Return the mean loss of (x, y), averaged over the members."""
         x, y = batch[:2]
         return self.objective(self.estimates(x), y).mean()
-
-    # -- the mean loss of an epoch -------------------------------------------------
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take a step; add the losses of its last evaluation to the epoch's."""
-        # Not in on_train_batch_end: a checkpoint may be saved before that is called.
-        super().optimizer_step(*args, **kwargs)
-        for loss, size in self._losses:
-            self.epoch_loss.update(loss, weight=size)
-
-    def on_train_epoch_end(self) -> None:
-        """Log the mean loss of the epoch."""
-        self.log("train/epoch_loss", self.epoch_loss.compute(), prog_bar=True)
-        self.epoch_loss.reset()
 
     # -- evaluation ----------------------------------------------------------------
 

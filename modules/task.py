@@ -80,6 +80,8 @@ class Task(LightningModule):
         self.evaluations = 0
         self._evaluation = 0  # within the step
         self._losses: list[tuple[Tensor, int]] = []  # of the gradient being summed
+        self._epoch_loss: Tensor | float = 0.0  # summed over the epoch's samples
+        self._epoch_samples = 0
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
@@ -125,6 +127,10 @@ class Task(LightningModule):
         loss = optimizer.step(closure=closure)
         if loss is None:  # a gradient scaler hands back nothing
             loss = self._mean_loss()
+        # Not in on_train_batch_end: a checkpoint may be saved before that is called.
+        samples = sum(size for _, size in self._losses)
+        self._epoch_loss = self._epoch_loss + loss.detach() * samples
+        self._epoch_samples += samples
         trainer = self.trainer
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:  # not counted yet
@@ -139,6 +145,12 @@ class Task(LightningModule):
             )
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/evaluations", float(self.evaluations))
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the epoch's samples, each before its batch's step."""
+        if self._epoch_samples:
+            self.log("train/epoch_loss", self._epoch_loss / self._epoch_samples)
+        self._epoch_loss, self._epoch_samples = 0.0, 0
 
     def _mean_loss(self) -> Tensor:
         """Return the mean over all samples and make the gradient match it.
@@ -219,9 +231,11 @@ class Task(LightningModule):
         return [*([{"params": rest}] if rest else []), *matched]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the running number of evaluations."""
+        """Keep the running number of evaluations and the sum of the losses."""
         checkpoint["evaluations"] = self.evaluations
+        checkpoint["epoch_loss"] = (float(self._epoch_loss), self._epoch_samples)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting evaluations."""
+        """Go on counting and summing."""
         self.evaluations = checkpoint.get("evaluations", 0)
+        self._epoch_loss, self._epoch_samples = checkpoint.get("epoch_loss", (0.0, 0))

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import pickle
 from typing import Annotated
 
@@ -9,10 +10,12 @@ import pytest
 
 from lightning_ecd.ranges import (
     Choice,
+    Decay,
     Integers,
     LogUniform,
     Uniform,
     annotated_ranges,
+    read_range,
 )
 
 
@@ -23,6 +26,7 @@ from lightning_ecd.ranges import (
         (Uniform(-1.0, 1.0), [-1.0, 0.0, 1.0], [-1.1, 2.0]),
         (Integers(2, 5), [2, 3, 5], [1, 6]),
         (Choice(("cube", "isotropic")), ["cube"], ["sphere", None]),
+        (Decay(0.0, 2.0), [1.0, math.exp(-1), math.exp(-2)], [1.01, 0.13, 0.0]),
     ],
 )
 def test_membership(allowed, inside, outside):
@@ -78,3 +82,62 @@ def test_functions_have_ranges_too():
         pass
 
     assert annotated_ranges(make) == {"scale": Uniform(1.0, 2.0)}
+
+
+# -- in files and flags ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stated", "meant"),
+    [
+        ("LogUniform(1e-3, 1)", LogUniform(1e-3, 1)),
+        (" Uniform( -1,2.5 ) ", Uniform(-1, 2.5)),
+        ("Uniform(high=1, low=0)", Uniform(0, 1)),
+        ("Integers(1, 9)", Integers(1, 9)),
+        ("Decay(0, 10)", Decay(0, 10)),
+        ("Choice('a', 2, None)", Choice(("a", 2, None))),
+        ("Choice(values=(1, 2))", Choice((1, 2))),
+        ([1, "b", True], Choice((1, "b", True))),
+        ((0.1,), Choice((0.1,))),
+        (Integers(2, 3), Integers(2, 3)),
+    ],
+    ids=str,
+)
+def test_a_range_reads_as_it_stands_in_python(stated, meant):
+    assert read_range(stated) == meant
+    assert read_range(meant) is meant
+
+
+@pytest.mark.parametrize("kind", [LogUniform, Uniform, Integers, Decay])
+def test_a_range_reads_what_it_prints(kind):
+    assert read_range(str(kind(1, 3))) == kind(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("stated", "reason"),
+    [
+        ("Uniform(1, 1)", "from a lower to a higher number"),
+        ("Uniform(2, 1)", "from a lower to a higher number"),
+        ("Uniform('a', 'b')", "from a lower to a higher number"),
+        ("Uniform(0, 1e999)", "from a lower to a higher number"),
+        (Uniform(0.0, math.nan), "from a lower to a higher number"),
+        ("LogUniform(0, 1)", "positive ends"),
+        ("Integers(1, 2.5)", "whole ends"),
+        ("Choice()", "at least one value"),
+        ([], "at least one value"),
+        ("Uniform(0)", "write LogUniform"),
+        ("Uniform(0, 1, 2)", "write LogUniform"),
+        ("Uniform(0, 1", "write LogUniform"),
+        ("Normal(0, 1)", "write LogUniform"),
+        ("1e-3 to 1", "write LogUniform"),
+        ("", "write LogUniform"),
+        (0.1, "write LogUniform"),
+        (None, "write LogUniform"),
+        ("Uniform(0, len('ab'))", "write LogUniform"),
+        ("ranges.Uniform(0, 1)", "write LogUniform"),
+    ],
+    ids=str,
+)
+def test_what_is_no_range_is_refused(stated, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_range(stated)

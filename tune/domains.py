@@ -5,7 +5,7 @@ from typing import Any
 from ray import tune
 
 from lightning_ecd.optimizers import REGISTRY
-from lightning_ecd.ranges import Choice, Integers, LogUniform, Range, Uniform
+from lightning_ecd.ranges import Choice, Decay, Integers, LogUniform, Range, Uniform
 
 
 def domain(range_: Range) -> Any:
@@ -15,12 +15,12 @@ def domain(range_: Range) -> Any:
         range_: What stands beside a hyper-parameter.
 
     Returns:
-        A domain that Ray's searchers sample.
+        A domain that Ray's searchers sample; for `Decay` that of the rate.
     """
     match range_:
         case LogUniform(low, high):
             return tune.loguniform(low, high)
-        case Uniform(low, high):
+        case Uniform(low, high) | Decay(low, high):
             return tune.uniform(low, high)
         case Integers(low, high):
             return tune.randint(low, high + 1)  # Ray leaves the upper end out

@@ -195,7 +195,8 @@ def measure(
 def _run_study(arguments: Sequence[str], seed: int) -> Numbers:
     from lightning_ecd import studies
 
-    study, _, _ = studies.read([*arguments, f"--seed={seed}"])
+    settings, _ = studies.read([*arguments, f"--seed={seed}"])
+    study = studies.build(settings)
     return {
         f"{name}/{key}": value
         for name, outcome in study.run().items()
@@ -227,19 +228,23 @@ def cells(result: Result) -> list[str]:
 _HEADER = ["", "published", "ours ± s.e.", "runs", "verdict", "note"]
 
 
+def markdown(lines: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown; the first line is its header."""
+    table = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    table.insert(1, ["---"] * len(table[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)
+
+
 def write(folder: Path, title: str, results: Sequence[Result]) -> None:
     """Write table.csv and table.md."""
     lines = [cells(result) for result in results]
-    with open(folder / "table.csv", "w", newline="") as out:
+    with open(folder / "table.csv", "w", newline="", encoding="utf-8") as out:
         table = csv.writer(out)
         table.writerow([*_HEADER, "values"])
         for line, result in zip(lines, results, strict=True):
             table.writerow([*line, " ".join(map(repr, result.values))])
-    rules = "|".join("---" for _ in _HEADER)
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    body = [f"| {' | '.join(line)} |" for line in [_HEADER, *escaped]]
-    text = "\n".join([f"# {title}", "", body[0], f"|{rules}|", *body[1:]])
-    (folder / "table.md").write_text(text + "\n")
+    text = f"# {title}\n\n{markdown([_HEADER, *lines])}\n"
+    (folder / "table.md").write_text(text, encoding="utf-8")
 
 
 def main(args: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from lightning_ecd.callbacks.averaging import LastAverage, WeightAverage
 from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
 from lightning_ecd.callbacks.diagnostics import Diagnostics
 from lightning_ecd.callbacks.hparams import TensorBoard
+from lightning_ecd.callbacks.metrics_file import MetricsFile
 from lightning_ecd.callbacks.progress import ThriftyProgressBar
 from lightning_ecd.callbacks.publishing import publish
 from lightning_ecd.callbacks.slices import RadialSlice
@@ -13,6 +14,7 @@ __all__ = [
     "Checkpoints",
     "Diagnostics",
     "LastAverage",
+    "MetricsFile",
     "RadialSlice",
     "Surface",
     "TensorBoard",

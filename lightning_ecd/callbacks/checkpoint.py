@@ -109,6 +109,7 @@ class Checkpoints(Checkpoint):
         every_n_steps: Steps between files; 0: only at the end of epochs.
         monitor: Metric of ``best.ckpt``; None: no such file.
         mode: "max" or "min": which values of the metric are better.
+        last: Whether to write last.ckpt at all.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Checkpoints(Checkpoint):
         every_n_steps: int = 500,
         monitor: str | None = None,
         mode: str = "max",
+        last: bool = True,
     ):
         if every_n_steps < 0:
             raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
@@ -126,6 +128,7 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.mode = mode
+        self.last = last
         self.best: float | None = None
         self.interrupted: int | None = None
         self._asked: int | None = None
@@ -243,7 +246,8 @@ class Checkpoints(Checkpoint):
             self._save(trainer, "last.ckpt")
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        left_out = name == "last.ckpt" and not self.last
+        if trainer.fast_dev_run or left_out:  # type: ignore[attr-defined]
             return
         assert self.folder is not None
         if name == "last.ckpt":

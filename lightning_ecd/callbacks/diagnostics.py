@@ -17,12 +17,13 @@ class Diagnostics(Callback):
 
     Args:
         points: The most points that the figure keeps.
+        figure: Whether to draw it.
     """
 
-    def __init__(self, points: int = 2000):
+    def __init__(self, points: int = 2000, figure: bool = True):
         if points < 2:
             raise ValueError(f"points must be at least 2, got {points}")
-        self.points = points
+        self.points, self.figure = points, figure
         self._path: dict[str, list[float]] = {"step": [], "V": [], "momentum": []}
         self._seen, self._every, self._last = 0, 1, 0
 
@@ -50,7 +51,7 @@ class Diagnostics(Callback):
             return
         values = {name: float(value) for name, value in info.items()}
         pl_module.log_dict({f"optimizer/{k}": v for k, v in values.items()})
-        if "V" in values and "momentum" in values:
+        if self.figure and "V" in values and "momentum" in values:
             self._remember({"step": float(step), **values})
 
     def _remember(self, values: dict[str, float]) -> None:

@@ -1,0 +1,73 @@
+"""Searches that need neither a network nor a cluster."""
+
+import math
+
+from tune import Job, Random, Space
+
+SPACE = Space({"x": "Uniform(-1, 1)", "y": "LogUniform(1e-3, 1)"})
+
+
+def job(objective, **settings):
+    """A job that minimizes "loss"; without a searcher at random points."""
+    defaults = {
+        "arm": "toy",
+        "space": SPACE,
+        "metric": "loss",
+        "mode": "min",
+        "samples": 4,
+        "searcher": Random(),
+    }
+    return Job(objective=objective, **(defaults | settings))
+
+
+def nobody(record):
+    """Watches a search, and looks away."""
+
+
+class Scripted:
+    """Trial number i reports the i-th list of losses; remembers who ran."""
+
+    def __init__(self, *losses):
+        self.losses, self.ran = losses, []
+
+    def __call__(self, trial):
+        self.ran.append(trial.number)
+        *losses, last = self.losses[trial.number]
+        for loss in losses:
+            trial.report({"loss": loss})
+        trial.report({"loss": last}, finished=True)
+
+
+def seen(record):
+    """All that two equal trials of different folders and days have in common."""
+    return (
+        *(record.arm, record.number, record.values, record.status),
+        *(repr(record.metrics), record.reports, record.error),
+    )
+
+
+class Walk:
+    """Steps towards a bowl's bottom; saves the number of every step.
+
+    `before` is called with trial and step, and may raise.
+    """
+
+    def __init__(self, before=lambda trial, step: None, steps=4, saves=True):
+        self.before, self.steps, self.saves = before, steps, saves
+        self.walked = []
+
+    def __call__(self, trial):
+        done = int((trial.checkpoint / "step").read_text()) if trial.checkpoint else 0
+        trial.reports = done
+        for step in range(done + 1, self.steps + 1):
+            self.before(trial, step)
+            self.walked.append((trial.number, step))
+
+            def save(folder, step=step):
+                folder.mkdir(exist_ok=True)
+                (folder / "step").write_text(str(step))
+
+            x, y = trial.values["x"], trial.values["y"]
+            loss = (x - 0.3) ** 2 + (math.log10(y) + 1) ** 2 + 1 / step
+            finished = step == self.steps
+            trial.report({"loss": loss}, save if self.saves else None, finished)

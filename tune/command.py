@@ -1,0 +1,149 @@
+"""The command `tune`."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_ecd.cli import quieten
+from lightning_ecd.errors import UserError
+from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder, one_line
+from tune import runs
+from tune.live import shown
+from tune.runs import Outcome
+from tune.search import Search
+from tune.trial import Record
+
+
+def _parser(args: Sequence[str] = ()) -> Parser:
+    parser = Parser(
+        prog=f"{PROGRAM} tune",
+        description="Search the hyper-parameters of optimizers.",
+    )
+    parser.arguments = args
+    parser.add_argument("--config", action="config", help="a file of configs/search")
+    parser.add_argument(
+        "--name",
+        type=str | None,
+        help="folder of the search; default: the config's name",
+    )
+    parser.add_class_arguments(Search)
+    return parser
+
+
+def read(args: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the settings of the search that arguments describe, and its name.
+
+    Files are named relative to the search file, or to the working folder.
+    """
+    parser = _parser(args)
+    parsed = parser.parse_args(list(args))
+    files = [Path(str(file)) for file in parsed.get("config") or []]
+    name = parsed.get("name") or (files[0].stem if files else "search")
+    settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
+    settings.pop("name", None)
+    bases = [file.parent for file in reversed(files)]
+    _resolve(settings, "experiment", bases)
+    _resolve(settings, "study", bases)
+    for arm in (settings.get("optimizers") or {}).values():
+        _resolve(arm, "optimizer", bases)
+    if settings.get("repeat"):
+        _resolve(settings["repeat"], "against", bases)
+    return settings, str(name)
+
+
+def _resolve(part: dict[str, Any], key: str, bases: Sequence[Path]) -> None:
+    """Make the file of a key absolute, if it is one."""
+    value = part.get(key)
+    if value is None:
+        return
+    for base in [*bases, Path()]:
+        if (base / value).is_file():
+            part[key] = str((base / value).absolute())
+            return
+
+
+def build(settings: dict[str, Any]) -> Search:
+    """Return the search of settings."""
+    parser = _parser()
+    parsed = parser.parse_object(deepcopy(settings))  # it changes what it is given
+    objects = vars(parser.instantiate_classes(parsed))
+    own = ("config", "name")
+    return Search(**{key: value for key, value in objects.items() if key not in own})
+
+
+def _new(args: Sequence[str]) -> tuple[dict[str, Any], Path]:
+    """Return the settings of a new search, and its folder."""
+    settings, name = read(args)
+    return settings, new_folder(name, Path(settings["storage"])).absolute()
+
+
+def _former(args: Sequence[str]) -> tuple[dict[str, Any], Path]:
+    """Return the settings of the search that `--restore` names, and its folder.
+
+    Nothing of it can change but the cluster it runs on.
+    """
+    parser = Parser(
+        prog=f"{PROGRAM} tune --restore", description="Go on with a search."
+    )
+    parser.arguments = args
+    parser.add_argument("--restore", type=str, required=True, help="its folder")
+    parser.add_argument("--address", type=str | None, help="of a Ray cluster's head")
+    parsed = parser.parse_args(list(args))
+    folder = Path(parsed.restore).absolute()
+    if not (folder / runs.SEARCH).is_file():
+        raise UserError(f"--restore: {parsed.restore} holds no search ({runs.SEARCH})")
+    settings = json.loads((folder / runs.SEARCH).read_text())
+    if parsed.address is not None:
+        settings["address"] = parsed.address
+    return settings, folder
+
+
+def report(search: Search, outcome: Outcome) -> None:
+    """Print the best trials, published ones beside them, and where everything is."""
+    table = Table("", search.metric, "hyper-parameters", "trial", "all trials")
+    for arm in dict.fromkeys(record.arm for record in outcome.records):
+        ends = Counter(r.status for r in outcome.records if r.arm == arm)
+        counts = ", ".join(f"{count} {end}" for end, count in ends.items())
+        table.add_row(arm, *_cells(outcome.best.get(arm), search.metric), counts)
+        if arm in outcome.published:
+            cells = _cells(outcome.published[arm], search.metric)
+            table.add_row(f"{arm}, published", *cells[:2])
+    Console().print(table)
+    for arm in outcome.best:
+        command = "fit" if search.study is None else "trajectories"
+        file = outcome.folder / f"best_{arm}.yaml"
+        print(f"best of {arm}: {PROGRAM} {command} --config {file}")
+    print(f"results: {outcome.folder}/results.csv")
+    print(f"to look at them: tensorboard --logdir {outcome.folder}")
+
+
+def _cells(record: Record | None, metric: str) -> list[str]:
+    if record is None:
+        return ["none", "", ""]
+    values = ", ".join(f"{key} {shown(v)}" for key, v in record.values.items())
+    return [shown(record.metrics.get(metric)), values, str(record.number)]
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the command; what the user can mend is one line."""
+    quieten()
+    folder = None
+    try:
+        restored = any(word.split("=")[0] == "--restore" for word in args)
+        settings, folder = _former(args) if restored else _new(args)
+        search = build(settings)
+        outcome = runs.run(search, folder, settings)
+    except (UserError, ValueError, TypeError) as error:
+        fail(one_line(str(error)))
+    except KeyboardInterrupt:
+        begun = folder is not None and (folder / runs.SETTINGS).is_file()
+        how = f"go on with\n  {PROGRAM} tune --restore {folder}"
+        print(f"interrupted; {how if begun else 'nothing was begun'}")
+        raise SystemExit(130) from None
+    report(search, outcome)

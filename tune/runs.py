@@ -1,0 +1,217 @@
+"""Runs a search: trials, published settings, repeats, and what they leave behind."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from datamodules import pool
+from lightning_ecd.errors import UserError
+from tune import cluster, figures, local, repeats, results
+from tune.job import Job
+from tune.live import Board
+from tune.objectives import Fit, Seeded, Trajectories, overridden
+from tune.repeats import Repeats
+from tune.search import Search
+from tune.searchers import Grid
+from tune.spaces import Space
+from tune.trial import Record
+
+#: The search's own settings, and those of every optimizer's trials.
+SEARCH, SETTINGS = "search.json", "settings.json"
+
+
+@dataclass
+class Outcome:
+    """What came of a search.
+
+    Attributes:
+        folder: What it wrote.
+        records: All trials.
+        best: Optimizer -> its best trial.
+        published: Optimizer -> the trial of the published hyper-parameters.
+        repeats: The repeated best trials of every optimizer.
+    """
+
+    folder: Path
+    records: list[Record] = field(default_factory=list)
+    best: dict[str, Record] = field(default_factory=dict)
+    published: dict[str, Record] = field(default_factory=dict)
+    repeats: list[Repeats] = field(default_factory=list)
+
+
+def run(
+    search: Search, folder: Path, description: dict[str, Any] | None = None
+) -> Outcome:
+    """Run a search, or what an interrupted one has left to do.
+
+    Args:
+        search: What to do.
+        folder: Where to write; one that holds a search of the same settings goes on
+            where that stopped.
+        description: The search as plain data, from which it can be built again.
+
+    Raises:
+        UserError: If something cannot work; nothing has been started then.
+        KeyboardInterrupt: After Ctrl-C; the same call goes on.
+    """
+    file = folder / SETTINGS
+    if file.is_file():
+        settings = json.loads(file.read_text())
+    else:
+        settings = {"trials": search.settings()}
+        if search.repeat is not None:
+            settings["repeats"] = search.settings(search.repeat.arguments)
+    outcome = Outcome(folder)
+    pool.open_()
+    try:
+        jobs = search.jobs(settings["trials"])
+        again = _Again(search, settings["repeats"]) if search.repeat else None
+        if search.backend == "ray":
+            cluster.connect(search.address)
+            for job in jobs.values():
+                cluster.refuse_too_much(job)
+        folder.mkdir(parents=True, exist_ok=True)
+        if description is not None:
+            (folder / SEARCH).write_text(json.dumps(description, indent=1) + "\n")
+        file.write_text(json.dumps(settings, indent=1) + "\n")
+        for name, job in jobs.items():
+            outcome.records += _run(search, job, folder / name)
+        for name, job in _published(search, jobs).items():
+            outcome.published[name] = _run(search, job, folder / f"{name}_published")[0]
+        outcome.best = results.write(
+            folder,
+            outcome.records,
+            {name: job.objective.configured for name, job in jobs.items()},  # type: ignore[attr-defined]
+            search.metric,
+            search.mode,
+            outcome.published,
+        )
+        _draw(search, jobs, outcome)
+        if again is not None:
+            outcome.repeats = again.run(outcome)
+    finally:
+        pool.close()
+    return outcome
+
+
+def _run(search: Search, job: Job, folder: Path) -> list[Record]:
+    backend = cluster if search.backend == "ray" else local
+    with Board(job.arm, job.metric, job.mode, job.samples) as board:
+        return backend.run(job, folder, board)
+
+
+def _single(job: Job, name: str, space: Space) -> Job:
+    """Return a job that tries every point of a small space once."""
+    return replace(
+        job,
+        arm=name,
+        space=space,
+        samples=len(space.grid()),
+        searcher=Grid(),
+        scheduler=None,
+        hours=None,
+    )
+
+
+def _published(search: Search, jobs: Mapping[str, Job]) -> dict[str, Job]:
+    """Return one trial for every optimizer with published hyper-parameters."""
+    found = {}
+    for name, arm in search.optimizers.items():
+        if arm.published:
+            space = Space({key: [value] for key, value in arm.published.items()})
+            found[name] = _single(jobs[name], f"{name}, published", space)
+    return found
+
+
+def _draw(search: Search, jobs: Mapping[str, Job], outcome: Outcome) -> None:
+    """Write the figures, as files and for TensorBoard."""
+    records, metric, mode = outcome.records, search.metric, search.mode
+    spaces = {name: job.space.coordinates for name, job in jobs.items()}
+    drawn = {"history": figures.history(records, metric, mode)}
+    for name, ranges in spaces.items():
+        mine = [record for record in records if record.arm == name]
+        drawn[f"parallel_{name}"] = figures.parallel(mine, ranges, metric, mode)
+        drawn[f"slices_{name}"] = figures.slices(mine, ranges, metric, mode)
+    if any("lr" in ranges for ranges in spaces.values()):
+        drawn["sensitivity"] = figures.sensitivity(records, spaces, metric, mode)
+    with SummaryWriter(str(outcome.folder)) as board:
+        for name, figure in drawn.items():
+            figure.savefig(outcome.folder / f"{name}.png", dpi=120)
+            board.add_figure(name, figure)
+
+
+class _Again:
+    """Runs the best trials again with other seeds, and compares them.
+
+    Args:
+        search: With a `repeat`.
+        settings: Of every optimizer's repeats.
+
+    Raises:
+        UserError: If one of them cannot be run.
+    """
+
+    def __init__(self, search: Search, settings: Mapping[str, dict[str, Any]]):
+        assert search.repeat is not None
+        self.search, self.repeat = search, search.repeat
+        self.metric = self.repeat.metric or search.metric
+        against = self.repeat.against
+        self.against = repeats.read(Path(against)) if against else []
+        if self.against and self.metric not in {other.metric for other in self.against}:
+            raise UserError(f"repeat.against: {against} has no runs of {self.metric}")
+        self.objectives: dict[str, Fit | Trajectories] = {}
+        self.keys: dict[str, tuple[str, ...]] = {}
+        for name, own in settings.items():
+            objective = search.objective(name, own, self.metric)
+            self.keys[name] = keys = self._seeds(name, objective)
+            seeds = dict.fromkeys(keys, self.repeat.seeds[0])
+            search.refuse(objective, seeds, self.metric)
+            self.objectives[name] = objective
+
+    def _seeds(self, name: str, objective: Fit | Trajectories) -> tuple[str, ...]:
+        """Return the settings that take the seed."""
+        arm = self.search.optimizers.get(name)
+        named = (arm and arm.vary) or self.repeat.vary
+        if named:
+            return tuple(named)
+        if isinstance(objective, Trajectories):
+            return ("seed",)
+        known = ("seed_everything", "data.seed", "model.optimizer.seed")
+        return tuple(key for key in known if _exists(objective.settings, key))
+
+    def run(self, outcome: Outcome) -> list[Repeats]:
+        """Run them; write, show and return the table."""
+        groups = []
+        for name, best in outcome.best.items():
+            job = Job(
+                arm=f"{name}, repeated",
+                objective=Seeded(self.objectives[name], best.values, self.keys[name]),
+                space=Space({"seed": list(self.repeat.seeds)}),
+                metric=self.metric,
+                mode=self.search.mode,
+                samples=len(self.repeat.seeds),
+                searcher=Grid(),
+                retries=self.search.retries,
+                concurrent=self.search.concurrent,
+                resources=self.search.resources,
+            )
+            records = _run(self.search, job, outcome.folder / f"{name}_repeated")
+            seeds = tuple(record.values["seed"] for record in records)
+            values = tuple(r.metrics.get(self.metric, math.nan) for r in records)
+            groups.append(Repeats(name, self.metric, seeds, values))
+        repeats.write(outcome.folder, groups, self.against)
+        repeats.show(groups, self.against)
+        return groups
+
+
+def _exists(settings: Mapping[str, Any], key: str) -> bool:
+    try:
+        overridden(settings, {key: 0})
+    except UserError:
+        return False
+    return True
