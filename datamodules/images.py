@@ -13,7 +13,6 @@ import torchvision
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from datamodules import pool
 from datamodules.downloads import fetch
 from datamodules.idx import IdxFile
 from datamodules.memory import (
@@ -24,6 +23,7 @@ from datamodules.memory import (
     one_of,
 )
 from datamodules.transforms import Augmentation
+from lightning_ecd import pool
 from lightning_ecd.randomness import generator
 
 Part = Literal["train", "test"]

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import reduce
+from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class CommandLine(LightningCLI):
         folder: Path | None = None,
     ):
         self._args = [] if isinstance(args, dict) else list(args)
-        self._folder = folder
+        self._folder, self._runs = folder, run
         if isinstance(args, dict):
             self.config_dump = deepcopy(args)  # the parser changes what it is given
         super().__init__(
@@ -134,13 +134,17 @@ class CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a class chosen over another one starts from its own defaults."""
-        Parser.arguments = self._args
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            warnings.filterwarnings("ignore", message=".*[Dd]iscarding init_args")
-            if not isinstance(args, dict):
-                args = [*args, *self._fresh_parts()]
-            super().parse_arguments(parser, args)
+        Parser.arguments, Parser.raises = self._args, not self._runs
+        try:
+            with warnings.catch_warnings():
+                ignore = partial(warnings.filterwarnings, "ignore")
+                ignore(message="LightningCLI's args parameter")
+                ignore(message=".*[Dd]iscarding init_args")
+                if not isinstance(args, dict):
+                    args = [*args, *self._fresh_parts()]
+                super().parse_arguments(parser, args)
+        finally:
+            Parser.raises = False
 
     def _fresh_parts(self) -> list[str]:
         """Return flags that state in full every class chosen over another one."""
@@ -232,8 +236,8 @@ class CommandLine(LightningCLI):
             make = getattr(self.model, "make_optimizer", None)
             if make is not None:  # else a bad value would show up late, as a traceback
                 make([nn.Parameter(torch.zeros(1))])
-        except (ValueError, TypeError, OSError) as error:
-            fail(one_line(str(error)))
+        except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+            raise UserError(one_line(str(error))) from error
 
     def _cut_batches(self) -> None:
         """Give the data as many mini-batches per batch as the optimizer asks for."""
@@ -303,13 +307,14 @@ class CommandLine(LightningCLI):
             if isinstance(callback, Checkpoints) and callback.interrupted
         ]
         if checkpoints:
-            number = checkpoints[0].interrupted
-            last = f"{checkpoints[0].folder}/last.ckpt"
-            print(
-                f"interrupted after step {self.trainer.global_step}; go on with\n"
-                f"  {PROGRAM} fit --config {self.run_folder}/config.yaml "
-                f"--ckpt_path {last}"
+            number, last = checkpoints[0].interrupted, checkpoints[0].last
+            file = f"{checkpoints[0].folder}/last.ckpt"
+            how = (
+                f"go on with\n  {PROGRAM} fit --config {self.run_folder}/config.yaml "
+                f"--ckpt_path {file}"
             )
+            step = self.trainer.global_step
+            print(f"interrupted after step {step}; {how if last else 'nothing saved'}")
             raise SystemExit(128 + int(number or 0))
         if self.settings.get("test_after_fit") and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._test(kwargs.get("datamodule"))

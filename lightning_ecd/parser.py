@@ -5,10 +5,11 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
+from lightning_ecd.errors import UserError
 from lightning_ecd.optimizers import REGISTRY
 
 PROGRAM = "lightning-ecd"
@@ -45,13 +46,17 @@ class Parser(LightningArgumentParser):
 
     #: The arguments being parsed, to name a flag as the user wrote it.
     arguments: Sequence[str] = ()
+    #: Whether errors are raised: for callers that go on after them.
+    raises: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         # Else --trainer.max_epoch would pass for max_epochs.
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line and exit."""
+        """Print one line and exit, or raise it."""
+        if self.raises:
+            raise UserError(self._explained(message))
         fail(self._explained(message))
 
     def _explained(self, message: str) -> str:

@@ -13,7 +13,7 @@ LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 #: Parts of the core, lowest first: a part imports none of a later line.
 LAYERS = (
     {"errors", "figures", "flat", "functions", "kernels", "overrides"}
-    | {"randomness", "ranges"},
+    | {"pool", "randomness", "ranges"},
     {"optimizers"},
     {"curvature", "landscape", "laplacian", "listing", "theory", "trajectories"}
     | {"unrolling"},

@@ -1,32 +1,36 @@
 """A search on Ray: many trials at a time, on one machine or a cluster."""
 
 import os
-import tempfile
+import signal
+import socket
+import threading
 import warnings
-from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.tune.callback import Callback
-from ray.tune.logger import JsonLoggerCallback
+from ray.tune.error import TuneError
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from datamodules import pool
+from lightning_ecd import pool
 from lightning_ecd.errors import UserError
+from tune import worker
 from tune.job import Job
-from tune.trial import Record, Save, Trial, Watcher, attempt
+from tune.schedulers import PopulationBased
+from tune.state import Keeper, unpack
+from tune.trial import Record, Watcher
 
 #: How Ray behaves unless the user's environment says otherwise.
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "2",
-    "TUNE_MAX_PENDING_TRIALS_PG": "4",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
 
@@ -44,7 +48,8 @@ def connect(address: str | None) -> None:
         os.environ.setdefault(name, value)
     if ray.is_initialized():
         return
-    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    _refuse_deaf(address)
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "critical"}
     if address is None:
         settings |= {"include_dashboard": False, "num_cpus": os.cpu_count()}
     try:
@@ -53,6 +58,22 @@ def connect(address: str | None) -> None:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"address: there is no Ray cluster at {address} ({reason}); start one by "
+            "`ray start --head`, or leave address out"
+        ) from error
+    # Twenty lines of a node's log when it is lost, which log_to_driver lets through
+    ray._private.worker._worker_logs_enabled = False
+
+
+def _refuse_deaf(address: str | None) -> None:
+    """Refuse an address where nobody answers: Ray would try for many minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or "://" in (address or ""):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"address: nobody answers at {address} ({error}); start a cluster by "
             "`ray start --head`, or leave address out"
         ) from error
 
@@ -91,107 +112,99 @@ def run(job: Job, folder: Path, watch: Watcher) -> list[Record]:
         KeyboardInterrupt: After Ctrl-C; the search can go on.
     """
     refuse_too_much(job)
-    _Watch.job, _Watch.watch, _Watch.trials = job, watch, []
-    sets = {key: [t.numpy() for t in part] for key, part in pool.content().items()}
+    _Watch.begin(job, watch)
+    session = ray.get_runtime_context().get_worker_id()
+    sets = {key: _lent(key, session) for key in pool.content()}
     trainable: Any = tune.with_resources(
-        # with_parameters puts them into the object store, once for all trials
-        tune.with_parameters(_trial, job=job, cwd=os.getcwd(), sets=sets),
+        tune.with_parameters(
+            worker.run, job=job, folder=folder.absolute(), cwd=os.getcwd(), sets=sets
+        ),
         {"cpu": job.resources.cpus, "gpu": job.resources.gpus},
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own, of deprecations within it
-        if tune.Tuner.can_restore(str(folder)):
-            tuner = tune.Tuner.restore(str(folder), trainable, resume_errored=True)
+        if unpack(folder):
+            tuner = tune.Tuner.restore(str(folder), trainable)
         else:
             tuner = _tuner(job, folder, trainable)
-        tuner.fit()
-    records = sorted(map(_record, _Watch.trials), key=lambda record: record.number)
-    if any(record.status == "running" for record in records):
+        try:
+            interrupted = _fit(tuner)
+        except TuneError:
+            if _Watch.failure is None:
+                raise
+            raise UserError(_Watch.failure) from None
+    if interrupted:
         raise KeyboardInterrupt
-    failed = [record for record in records if record.status == "failed"]
-    if failed and job.stop_on_failure:
-        raise UserError(f"trial {failed[0].number} failed: {failed[0].error}")
-    return records
+    records = map(_record, filter(_begun, _Watch.trials))
+    found = sorted(records, key=lambda record: record.number)
+    for record in found:
+        watch(record)
+    return found
+
+
+@cache
+def _lent(key: pool.Key, session: str) -> Any:
+    """Put a data set of the pool into Ray's memory, once in a session of Ray's."""
+    return ray.put([tensor.numpy() for tensor in pool.content()[key]])
 
 
 def _tuner(job: Job, folder: Path, trainable: Any) -> tune.Tuner:
-    population = job.scheduler is not None and job.scheduler.population
-    checkpoints = tune.CheckpointConfig(num_to_keep=2)
+    searcher: Any = job.searcher.build(job.space, job.metric, job.mode)
+    scheduler: Any = None
+    if job.scheduler is not None:
+        scheduler = job.scheduler.build(job.space, job.metric, job.mode)
+    keeper = Keeper(scheduler, 0)
+    population = isinstance(job.scheduler, PopulationBased)
+    if isinstance(job.scheduler, PopulationBased):
+        # Ray wants all of it at once, and trials go on from each other's checkpoints
+        points = [searcher.suggest(str(i)) for i in range(job.samples)]
+        searcher = BasicVariantGenerator(points)
+        keeper = Keeper(None, 2 + job.scheduler.perturbation_interval)
     return tune.Tuner(
         trainable,
+        param_space=job.space.domains() if population else None,
         tune_config=tune.TuneConfig(
             num_samples=job.samples,
-            search_alg=job.searcher.build(job.space, job.metric, job.mode),
-            scheduler=job.scheduler
-            and job.scheduler.build(job.space, job.metric, job.mode),
-            max_concurrent_trials=job.concurrent,
+            search_alg=searcher,
+            scheduler=scheduler,
+            max_concurrent_trials=None if population else job.concurrent,
             time_budget_s=None if job.hours is None else 3600 * job.hours,
             reuse_actors=True,
-            trial_dirname_creator=_dirname,
+            trial_dirname_creator=partial(_dirname, 0 if population else 1),
         ),
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent.absolute()),
-            failure_config=tune.FailureConfig(
-                max_failures=job.retries, fail_fast=job.stop_on_failure
+            failure_config=tune.FailureConfig(max_failures=job.retries),
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=None if population else 2
             ),
-            # population-based training copies them while they are replaced
-            checkpoint_config=None if population else checkpoints,
-            callbacks=[JsonLoggerCallback(), _Watch()],
+            callbacks=[_Watch(), keeper],
             verbose=0,
         ),
     )
 
 
-def _dirname(trial: Any) -> str:
-    """Return the number of a trial: Ray's tag of it is such as ``1_lr=0.1``."""
-    return f"{int(trial.experiment_tag.split('_')[0]) - 1:04d}"
+def _dirname(first: int, trial: Any) -> str:
+    """Return the number of a trial, from 0: Ray's tag of it is such as ``1_lr=0.1``."""
+    return f"{int(trial.experiment_tag.split('_')[0]) - first:04d}"
 
 
-# -- in a worker -----------------------------------------------------------------
+def _fit(tuner: tune.Tuner) -> bool:
+    """Run a search; return whether Ctrl-C has ended it."""
+    if threading.current_thread() is not threading.main_thread():
+        tuner.fit()  # no signals here
+        return False
+    former = signal.getsignal(signal.SIGINT)
+    try:
+        tuner.fit()
+        # Ray's handler puts the former one back when it is called, and only then
+        return signal.getsignal(signal.SIGINT) is former
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
-def _trial(
-    config: dict[str, Any],
-    job: Job,
-    cwd: str,
-    sets: Mapping[pool.Key, list[Any]],
-) -> None:
-    """Run a trial; Ray calls it in a process that it may use again."""
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    if Path(cwd).is_dir():
-        os.chdir(cwd)  # relative paths of the settings mean the same as in the driver
-    if sets and not pool.content():
-        # no copies: the arrays lie in the memory that Ray shares between processes
-        pool.open_({k: tuple(map(torch.from_numpy, v)) for k, v in sets.items()})
-    context = tune.get_context()
-    folder = Path(context.get_trial_dir())
-    folder.mkdir(parents=True, exist_ok=True)
-    population = job.scheduler is not None and job.scheduler.population
-    settings = (int(folder.name), job.space.values(config), folder)
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        attempt(job.objective, _RayTrial(*settings, job.metric, job.mode))
-        return
-    with checkpoint.as_directory() as place:
-        from_ = Path(place)
-        attempt(
-            job.objective,
-            _RayTrial(*settings, job.metric, job.mode, from_, population),
-        )
-
-
-class _RayTrial(Trial):
-    def _deliver(self, metrics: dict[str, Any], save: Save | None) -> None:
-        if save is None:
-            tune.report(metrics)
-            return
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            save(Path(folder))
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
-
-
-# -- in the driver ---------------------------------------------------------------
+# -- what is seen ------------------------------------------------------------------
 
 
 class _Watch(Callback):
@@ -204,6 +217,19 @@ class _Watch(Callback):
     job: Job
     watch: Watcher
     trials: list[Any]
+    failure: str | None
+
+    @classmethod
+    def begin(cls, job: Job, watch: Watcher) -> None:
+        cls.job, cls.watch, cls.trials, cls.failure = job, watch, [], None
+
+    def setup(self, *_: Any, total_num_samples: int | None = None, **__: Any) -> None:
+        if total_num_samples != self.job.samples:
+            raise UserError(
+                f"the folder of {self.job.arm} holds a search of {total_num_samples} "
+                f"trials, not of {self.job.samples}, or Ray cannot read it: it cannot "
+                "go on"
+            )
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         self._tell(trial)
@@ -223,6 +249,10 @@ class _Watch(Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         self._tell(trial)
+        if self.job.stop_on_failure:  # the state on disk is of before, and so restores
+            record = _record(trial)
+            type(self).failure = f"trial {record.number} failed: {record.error}"
+            raise UserError(self.failure)
 
     def on_experiment_end(self, trials: Any, **_: Any) -> None:
         _Watch.trials = list(trials)
@@ -231,12 +261,16 @@ class _Watch(Callback):
         type(self).watch(_record(trial))
 
 
+def _begun(trial: Any) -> bool:
+    return trial.status == RayTrial.ERROR or trial.run_metadata.start_time is not None
+
+
 def _record(trial: Any) -> Record:
     """Return what Ray knows of a trial."""
     job, result = _Watch.job, trial.last_result or {}
     record = Record(
         job.arm,
-        int(_dirname(trial)),
+        int(trial.custom_dirname),
         job.space.values(trial.config),
         folder=str(trial.path or ""),
         reports=int(result.get("training_iteration", 0)),
@@ -244,17 +278,18 @@ def _record(trial: Any) -> Record:
     )
     own = {k: v for k, v in result.items() if k not in _RAYS}
     record.take({k: v for k, v in own.items() if isinstance(v, int | float)})
-    if trial.status == "ERROR":
-        record.status = "failed"
-        record.error = _last_line(trial.error_file)
-    elif trial.status == "TERMINATED" and record.status == "running":
+    if trial.status == RayTrial.ERROR:
+        record.status, record.error = "failed", _last_line(trial)
+    elif trial.status == RayTrial.TERMINATED and record.status == "running":
         record.status = "stopped"
     return record
 
 
-def _last_line(file: str | None) -> str:
-    lines = Path(file).read_text().strip().splitlines() if file else []
-    return lines[-1] if lines else "unknown; see Ray's logs"
+def _last_line(trial: Any) -> str:
+    """Return the last line of a trial's error, from here or where all nodes see it."""
+    file = Path(trial.error_file or "")
+    text = file.read_text() if file.is_file() else trial.get_error() or ""
+    return (text.strip().splitlines() or ["unknown; see Ray's logs"])[-1]
 
 
 #: What Ray adds to a report.

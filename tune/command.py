@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_ecd.cli import quieten
 from lightning_ecd.errors import UserError
 from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder, one_line
 from tune import runs
 from tune.live import shown
+from tune.objectives import hushed
 from tune.runs import Outcome
 from tune.search import Search
 from tune.trial import Record
@@ -132,13 +132,13 @@ def _cells(record: Record | None, metric: str) -> list[str]:
 
 def main(args: Sequence[str]) -> None:
     """Run the command; what the user can mend is one line."""
-    quieten()
     folder = None
     try:
         restored = any(word.split("=")[0] == "--restore" for word in args)
         settings, folder = _former(args) if restored else _new(args)
         search = build(settings)
-        outcome = runs.run(search, folder, settings)
+        with hushed():
+            outcome = runs.run(search, folder, settings)
     except (UserError, ValueError, TypeError) as error:
         fail(one_line(str(error)))
     except KeyboardInterrupt:

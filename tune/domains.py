@@ -4,7 +4,6 @@ from typing import Any
 
 from ray import tune
 
-from lightning_ecd.optimizers import REGISTRY
 from lightning_ecd.ranges import Choice, Decay, Integers, LogUniform, Range, Uniform
 
 
@@ -38,5 +37,7 @@ def search_space(optimizer: str) -> dict[str, Any]:
     Returns:
         Flag of the command line to domain, such as ``model.optimizer.lr``.
     """
+    from lightning_ecd.optimizers import REGISTRY  # imports torch
+
     ranges = REGISTRY[optimizer].ranges
     return {f"model.optimizer.{key}": domain(value) for key, value in ranges.items()}

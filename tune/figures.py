@@ -8,7 +8,7 @@ holds. Best are trials that ended by themselves, others only where there are no 
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -16,35 +16,38 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.markers import MarkerStyle
-from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lightning_ecd.figures import COLOURS
-from lightning_ecd.ranges import Choice, Decay, Integers, LogUniform, Range
-from tune.live import best_of, shown
+from lightning_ecd.ranges import Choice, Range
+from tune.drawing import (
+    INK,
+    LOST,
+    Trials,
+    edges_of_bins,
+    ends_of,
+    found_in,
+    is_log,
+    is_wide,
+    legend,
+    note,
+    shape,
+    span,
+)
 from tune.trial import Mode, Record
 
-#: How a trial looks: marker and fill; the last three have no value.
-_MARKS: dict[str, tuple[str, Any]] = {
-    **{"completed": ("o", "full"), "stopped": ("o", "none"), "running": ("D", "none")},
-    **{"diverged": ("x", "full"), "failed": ("+", "full"), "no value": ("|", "full")},
-}
-_LOST = [*_MARKS][3:]
-_INK = "0.3"
 _VIRIDIS = colormaps["viridis"]
 
 
 def history(records: Iterable[Record], metric: str, mode: Mode) -> Figure:
     """Draw every trial in the order of the search, and the best so far of each arm."""
-    every = _Trials(records, metric, mode)
+    every = Trials(records, metric, mode)
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     handles = []
@@ -57,10 +60,10 @@ def history(records: Iterable[Record], metric: str, mode: Mode) -> Figure:
         style: dict[str, Any] = {"color": colour, "linewidth": 2, "label": arm}
         handles += axes.step(trials.numbers, best, where="post", zorder=6, **style)
     every.finish(axes)
-    _span(axes, "x", [*every.numbers] or [0])
+    span(axes, "x", [*every.numbers] or [0])
     axes.set(xlabel="trial", ylabel=metric, title="trials, and the best so far (line)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, [*handles, *every.keys()], "outside right upper")
+    legend(figure, [*handles, *every.keys()], "outside right upper")
     return figure
 
 
@@ -73,17 +76,17 @@ def parallel(
         A figure: an axis for each coordinate and, at the right, the metric; lines are
         coloured by rank, the best one is thick, trials without a value are grey.
     """
-    trials = _Trials(records, metric, mode)
+    trials = Trials(records, metric, mode)
     names, last = [*ranges, metric], len(ranges)
-    pitch = max(1.5, 0.1 * max(map(len, names)))
+    pitch = max(1.6, 0.1 * max(map(len, names)))
     figure = Figure(figsize=(max(6, pitch * last + 2.5), 4.8), layout="constrained")
     host = figure.subplots()
     host.set(xlim=(0, max(last, 1)), ylim=(0, 1), yticks=[])
     heights = np.empty((len(trials.values), len(names)))
     for i, name in enumerate(names):
         axes = host.twinx()
-        if name in ranges:
-            values = _shape(axes, "y", name, ranges[name], trials)
+        if i < last:
+            values = shape(axes, "y", name, ranges[name], trials)
         else:
             values = trials.values
             axes.plot(np.full(len(values), i), values, linestyle="")  # for its limits
@@ -95,13 +98,11 @@ def parallel(
         axes.spines["right"].set_position(("data", i))
         for label in axes.get_yticklabels():
             label.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    order = np.argsort(
-        -trials.values if mode == "min" else trials.values
-    )  # worst first
+    order = np.argsort(trials.values * (-1 if mode == "min" else 1))  # worst first
     known = np.isfinite(trials.values[order])
     rank = np.cumsum(known[::-1])[::-1]
     scale = Normalize(1, max(2, rank.max(initial=1)))
-    colours = to_rgba_array(_INK).repeat(len(order), 0)
+    colours = to_rgba_array(INK).repeat(len(order), 0)
     colours[order[known]] = _VIRIDIS(scale(rank[known]))
     ends = heights[:, last].copy()
     trials.dots(host, np.full(len(ends), last), colours, ends)
@@ -109,7 +110,7 @@ def parallel(
     style: dict[str, Any] = {"linewidth": 1.5 if len(order) <= 30 else 0.9}
     for i in order:
         look = {"color": colours[i], "alpha": 0.8}
-        if trials.kinds[i] in _LOST:
+        if trials.kinds[i] in LOST:
             look = {"color": "0.65", "linestyle": "--", "zorder": 1}
         host.plot(heights[i], **look, **style)
     handles = trials.keys()
@@ -126,7 +127,7 @@ def parallel(
     host.tick_params(axis="x", length=0, pad=8, labeltop=True, labelbottom=False)
     host.spines[:].set_visible(False)
     figure.suptitle(trials.title)
-    _legend(figure, handles, "outside lower center")
+    legend(figure, handles, "outside lower center")
     return figure
 
 
@@ -139,7 +140,7 @@ def slices(
         A figure, coloured by the trial's number; dots of a category are spread a
         little, by the number, to be told apart.
     """
-    trials = _Trials(records, metric, mode)
+    trials = Trials(records, metric, mode)
     rows = max(1, math.ceil(len(ranges) / 4))
     columns = max(1, math.ceil(len(ranges) / rows))
     size = (max(5, 3 * columns + 1), 2.8 * rows + 0.9)
@@ -147,7 +148,7 @@ def slices(
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     scale = Normalize(trials.numbers.min(initial=0), trials.numbers.max(initial=1))
     for axes, (name, range_) in zip(panels.flat, ranges.items(), strict=False):
-        x = _shape(axes, "x", name, range_, trials)
+        x = shape(axes, "x", name, range_, trials)
         if isinstance(range_, Choice):
             x += 0.4 * ((trials.numbers * 0.618) % 1 - 0.5)
         trials.dots(axes, x, _VIRIDIS(scale(trials.numbers)))
@@ -158,13 +159,12 @@ def slices(
         trials.finish(axes)
     for axes in panels[:, 0]:
         axes.set(ylabel=metric)
-    bar = figure.colorbar(
-        ScalarMappable(scale, _VIRIDIS), ax=figure.axes, label="trial"
-    )
+    mappable = ScalarMappable(scale, _VIRIDIS)
+    bar = figure.colorbar(mappable, ax=figure.axes, label="trial")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_xlabels()
     figure.suptitle(trials.title)
-    _legend(figure, trials.keys(), "outside lower center")
+    legend(figure, trials.keys(), "outside lower center")
     return figure
 
 
@@ -196,34 +196,34 @@ def sensitivity(
     Raises:
         ValueError: If no arm has the key, or if it is not a number.
     """
-    every = _Trials(records, metric, mode)
+    every = Trials(records, metric, mode)
     arms = [entry for entry in every.arms() if key in spaces.get(entry[0], {})]
-    if every.records and not arms:
-        known = ", ".join(sorted({name for space in spaces.values() for name in space}))
-        raise ValueError(f"key: no arm has {key!r}; there are {known}")
+    known = sorted({name for space in spaces.values() for name in space})
+    if key not in known:
+        raise ValueError(f"key: no arm has {key!r}; there are {', '.join(known)}")
     ranges = [spaces[arm][key] for arm, *_ in arms]
     try:
         arms = [(arm, t[~np.isnan(t.at(key))], colour) for arm, t, colour in arms]
-        log = any(map(_is_log, ranges))
-        edges = _edges([trials.at(key) for _, trials, _ in arms], ranges, log)
+        log = any(map(is_log, ranges)) and all(min(ends_of(r)) > 0 for r in ranges)
+        edges = edges_of_bins([trials.at(key) for _, trials, _ in arms], ranges, log)
     except (TypeError, ValueError):
         raise ValueError(f"key: {key} must have numbers as values") from None
-    every = _Trials([r for _, t, _ in arms for r in t.records], metric, mode)
+    every = Trials([r for _, t, _ in arms for r in t.records], metric, mode)
     shifted, origin = (np.divide, 1.0) if log else (np.subtract, 0.0)
-    ends = [[end for range_ in ranges for end in _ends(range_)] or [origin], [origin]]
+    ends = [[end for range_ in ranges for end in ends_of(range_)] or [origin], [origin]]
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    panels[1].axvline(origin, color=_INK, linewidth=0.8, zorder=1)
+    panels[1].axvline(origin, color=INK, linewidth=0.8, zorder=1)
     handles = []
     for arm, trials, colour in arms:
         bins = np.digitize(trials.at(key), edges)
         groups = [trials[bins == number] for number in np.unique(bins)]
         centres = np.array([np.median(group.at(key)) for group in groups])
         medians = [group.median() for group in groups]
-        leaders = _Trials([g.best for g in groups if g.best], metric, mode)
-        origins = [origin, *([_found(trials.best, key)] if trials.best else [])]
-        note = f"\n(best {key} {origins[1]:.3g})" if trials.best else ""
-        handles.append(Line2D([], [], color=colour, linewidth=2, label=arm + note))
+        leaders = Trials([g.best for g in groups if g.best], metric, mode)
+        origins = [origin, *([found_in(trials.best, key)] if trials.best else [])]
+        told = f"\n(best {key} {origins[1]:.3g})" if trials.best else ""
+        handles.append(Line2D([], [], color=colour, linewidth=2, label=arm + told))
         style: dict[str, Any] = {"color": colour, "zorder": 6}
         for axes, zero, limits in zip(panels, origins, ends, strict=False):
             x = shifted(trials.at(key), zero)
@@ -237,12 +237,12 @@ def sensitivity(
     for axes, name, limits in zip(panels, names, ends, strict=True):
         axes.set(xlabel=name)
         every.finish(axes)
-        _span(axes, "x", limits, log)
+        span(axes, "x", limits, log)
     panels[0].set(ylabel=metric, title=f"sensitivity to {key}")
     panels[1].set(title="relative to each arm's best")
-    handles.append(Line2D([], [], color=_INK, label="best of a bin"))
-    handles.append(Line2D([], [], color=_INK, label="median of a bin", linestyle="--"))
-    _legend(figure, [*handles, *every.keys()], "outside right upper")
+    handles.append(Line2D([], [], color=INK, label="best of a bin"))
+    handles.append(Line2D([], [], color=INK, label="median of a bin", linestyle="--"))
+    legend(figure, [*handles, *every.keys()], "outside right upper")
     return figure
 
 
@@ -280,7 +280,7 @@ def twin_curves(runs: Mapping[str, Sequence[Path]], loss: str, accuracy: str) ->
             band: dict[str, Any] = {"color": colour, "alpha": 0.15, "linewidth": 0}
             axes.fill_between(epochs, mean - std, mean + std, **band)
             means = np.append(means, mean)
-        if _is_wide(means):  # a band down to 0 would have no end
+        if argument == "loss" and is_wide(means):  # a band down to 0 would have no end
             axes.set(yscale="log", ylim=(means.min() / 2, means.max() * 2))
         axes.set(ylabel=f"{metric} ({'solid' if dash == '-' else 'dashed'})")
         axes.spines["top"].set_visible(False)
@@ -291,185 +291,13 @@ def twin_curves(runs: Mapping[str, Sequence[Path]], loss: str, accuracy: str) ->
     if known:
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
-        _note(left, "no run has left metrics")
+        note(left, "no run has left metrics")
     handles = [
         Line2D([], [], color=colour, linewidth=2, label=f"{arm} (runs: {len(courses)})")
         for (arm, courses), colour in zip(read.items(), cycle(COLOURS), strict=False)
     ]
-    _legend(figure, handles, "outside right upper")
+    legend(figure, handles, "outside right upper")
     return figure
-
-
-class _Trials:
-    """Trials of a search and how they are drawn."""
-
-    def __init__(self, records: Iterable[Record], metric: str, mode: Mode):
-        self.records = list(records)
-        self.metric, self.mode = metric, mode
-        self.numbers = np.array([record.number for record in self.records], float)
-        self.arm = np.array([record.arm for record in self.records], str)
-        status = np.array([record.status for record in self.records], str)
-        raw = np.array([r.metrics.get(metric, math.nan) for r in self.records], float)
-        lost = np.isin(status, _LOST)
-        #: nan where there is none.
-        self.values = np.where(lost | ~np.isfinite(raw), np.nan, raw)
-        self.kinds = np.where(lost | np.isfinite(raw), status, "no value")
-        kept = [record for record in self.records if record.status not in _LOST]
-        self.best = best_of(kept, metric, mode)
-        self.title = ", ".join(dict.fromkeys(self.arm))
-        #: Height of the worse edge, as a share.
-        self.edge = 0.97 if mode == "min" else 0.03
-
-    def __getitem__(self, chosen: NDArray[Any]) -> "_Trials":
-        places = np.arange(len(self.records))[chosen]
-        return _Trials([self.records[i] for i in places], self.metric, self.mode)
-
-    def arms(self) -> Iterator[tuple[str, "_Trials", str]]:
-        """Yield name, trials and colour of each arm."""
-        for arm, colour in zip(dict.fromkeys(self.arm), cycle(COLOURS), strict=False):
-            yield str(arm), self[self.arm == arm], colour
-
-    def at(self, name: str) -> NDArray[Any]:
-        """Return a coordinate as numbers, nan where it is missing."""
-        return np.array([_found(record, name) for record in self.records], float)
-
-    def median(self) -> float:
-        """Return the median; a trial that diverged is the worst."""
-        worst = math.inf if self.mode == "min" else -math.inf
-        values = np.where(self.kinds == "diverged", worst, self.values)
-        values = values[~np.isnan(values)]
-        return float(np.median(values)) if len(values) else math.nan
-
-    def dots(
-        self, axes: Axes, x: NDArray[Any], colours: NDArray[Any], y: Any = None
-    ) -> None:
-        """Mark the trials over x, those without a value at the worse edge."""
-        y = self.values if y is None else y
-        colours = np.broadcast_to(colours, (len(x), 4))
-        for kind in dict.fromkeys(self.kinds):
-            chosen = self.kinds == kind
-            style: dict[str, Any] = {"linewidths": 1.1, "zorder": 5, "label": kind}
-            style |= {"c": colours[chosen], "marker": MarkerStyle(*_MARKS[kind])}
-            style["s"] = 28 if len(x) <= 60 else 16
-            heights = y[chosen]
-            if kind in _LOST:
-                style["transform"] = axes.get_xaxis_transform()
-                heights = np.full(len(heights), self.edge)
-            axes.scatter(x[chosen], heights, **style)
-
-    def keys(self) -> list[Line2D]:
-        """Return entries of a legend for the marks that were drawn."""
-        plain: dict[str, Any] = {"color": _INK, "linestyle": ""}
-        return [
-            Line2D([], [], marker=symbol, fillstyle=fill, label=kind, **plain)
-            for kind, (symbol, fill) in _MARKS.items()
-            if kind in self.kinds
-        ]
-
-    def finish(self, axes: Axes, strip: bool = True) -> None:
-        """Scale the metric's axis, and set the trials without a value apart."""
-        lost = np.isnan(self.values)
-        axes.set_yscale("log" if _is_wide(self.values) else "linear")
-        axes.margins(y=0.1 if lost.any() else 0.05)
-        if strip:
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(alpha=0.25)
-        if strip and lost.any():
-            style: dict[str, Any] = {"color": "0.93", "zorder": 0, "linewidth": 0}
-            style["transform"] = axes.transAxes
-            axes.add_patch(Rectangle((0, self.edge - 0.03), 1, 0.06, **style))
-        if lost.all():
-            axes.set(yticks=[])
-            _note(axes, f"no trial has a finite {self.metric}")
-
-
-def _found(record: Record, name: str) -> Any:
-    """Return a hyper-parameter, element i of a list by ``name[i]``."""
-    base, _, index = name.removesuffix("]").rpartition("[")
-    if name in record.values or base not in record.values:
-        return record.values.get(name)
-    return record.values[base][int(index)]
-
-
-def _shape(
-    axes: Axes, which: str, name: str, range_: Range, trials: _Trials
-) -> NDArray[Any]:
-    """Make an axis, "x" or "y", that of a coordinate; return places on it."""
-    axis = getattr(axes, f"{which}axis")
-    if isinstance(range_, Choice):
-        raw = [_text(_found(record, name)) for record in trials.records]
-        known = [*dict.fromkeys([*map(_text, range_.values), *raw])]
-        axes.set(**{f"{which}lim": (-0.5, len(known) - 0.5)})
-        axis.set_ticks(range(len(known)), known)
-        return np.array([known.index(text) for text in raw], float)
-    values = trials.at(name)
-    _span(axes, which, [*_ends(range_), *values], _is_log(range_))
-    if not _is_log(range_):
-        axis.set_major_locator(MaxNLocator(5, integer=isinstance(range_, Integers)))
-    return values
-
-
-def _span(axes: Axes, which: str, values: Sequence[float], log: bool = False) -> None:
-    """Set the limits of an axis, "x" or "y", so that all values are well inside."""
-    low, high = np.nanmin(values), np.nanmax(values)
-    if not log:
-        pad = 0.04 * (high - low) or 0.5
-        axes.set(**{f"{which}lim": (low - pad, high + pad)})
-        return
-    pad = (high / low) ** 0.04 if high > low else 2
-    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / pad, high * pad)})
-    if high < 30 * low:  # too few powers of ten
-        axis = getattr(axes, f"{which}axis")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
-
-
-def _text(value: Any) -> str:
-    return shown([*value] if isinstance(value, tuple) else value)
-
-
-def _ends(range_: Range) -> tuple[float, float]:
-    if isinstance(range_, Choice):
-        return min(range_.values), max(range_.values)
-    if isinstance(range_, Decay):
-        return math.exp(-range_.high), math.exp(-range_.low)
-    return range_.low, range_.high
-
-
-def _is_log(range_: Range) -> bool:
-    wide = isinstance(range_, Choice) and _is_wide(np.array(_ends(range_)), 9)
-    return wide or isinstance(range_, LogUniform)
-
-
-def _is_wide(values: NDArray[Any], factor: float = 100) -> bool:
-    """Whether numbers call for a logarithmic scale."""
-    known = values[np.isfinite(values)]
-    return bool(len(known) and known.min() > 0 and known.max() > factor * known.min())
-
-
-def _edges(
-    places: Sequence[NDArray[Any]], ranges: Sequence[Range], log: bool
-) -> NDArray[Any]:
-    """Return the inner edges of bins, few for few trials and 20 for many."""
-    values = np.unique(np.concatenate([[], *places]))
-    count = min(20, math.ceil((2 * max(map(len, places), default=0)) ** 0.5))
-    if len(values) <= count:
-        return (values[1:] + values[:-1]) / 2
-    ends = [end for range_ in ranges for end in _ends(range_)]
-    return (np.geomspace if log else np.linspace)(min(ends), max(ends), count + 1)[1:-1]
-
-
-def _note(axes: Axes, text: str) -> None:
-    style: dict[str, Any] = {"ha": "center", "va": "center", "color": _INK}
-    style["bbox"] = {"facecolor": "white", "linewidth": 0}
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, **style)
-
-
-def _legend(figure: Figure, handles: Sequence[Any], place: Any) -> None:
-    columns = 6 if "lower" in place else 1
-    if handles:
-        figure.legend(handles=handles, loc=place, ncols=columns, frameon=False)
 
 
 def _read(path: Path) -> dict[str, dict[int, float]]:
@@ -481,7 +309,7 @@ def _read(path: Path) -> dict[str, dict[int, float]]:
         for name in row.keys() - {"epoch", "step"}:
             if row[name] and row["epoch"]:
                 course = found.setdefault(name, {})
-                course.setdefault(int(row["epoch"]), []).append(float(row[name]))
+                course.setdefault(int(float(row["epoch"])), []).append(float(row[name]))
     return {n: {e: fmean(v) for e, v in course.items()} for n, course in found.items()}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from tune.trial import Mode, Record
@@ -27,7 +28,12 @@ def best_of(records: Iterable[Record], metric: str, mode: Mode) -> Record | None
     A trial that the scheduler ended after a few reports is not compared with those
     that used the whole budget.
     """
-    found = [r for r in records if math.isfinite(r.metrics.get(metric, math.nan))]
+    found = [
+        record
+        for record in records
+        if record.status != "failed"
+        and math.isfinite(record.metrics.get(metric, math.nan))
+    ]
     whole = [r for r in found if r.status == "completed"]
     sign = 1 if mode == "min" else -1
     return min(whole or found, key=lambda r: sign * r.metrics[metric], default=None)
@@ -37,6 +43,8 @@ def shown(value: Any) -> str:
     """Return a hyper-parameter or metric as short text."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if value is None:
+        return "none"
     if isinstance(value, list):
         return "[" + ", ".join(map(shown, value)) + "]"
     return str(value)
@@ -117,9 +125,9 @@ class Board:
     def _cells(self, record: Record) -> list[str]:
         return [
             str(record.number),
-            *map(shown, record.values.values()),
+            *(escape(shown(value)) for value in record.values.values()),
             str(record.reports),
             shown(record.metrics.get(self.metric, "")),
             f"{record.seconds:.1f}",
-            _MARKS[record.status] + (f" {record.error}" if record.error else ""),
+            _MARKS[record.status] + (f" {escape(record.error)}" if record.error else ""),
         ]

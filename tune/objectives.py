@@ -1,7 +1,8 @@
 """What trials run: a fit of the command line, or a study of many runs."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from datamodules import pool
-from lightning_ecd import studies
+from lightning_ecd import pool, studies
 from lightning_ecd.callbacks import Checkpoints, TensorBoard
 from lightning_ecd.callbacks.hparams import flattened
 from lightning_ecd.cli import CommandLine, quieten
@@ -78,8 +78,10 @@ class Fit:
 
     def __call__(self, trial: Trial) -> None:
         """Run a trial."""
-        quieten()
-        logging.getLogger(_NEWS).setLevel(logging.WARNING)
+        with hushed():
+            self._run(trial)
+
+    def _run(self, trial: Trial) -> None:
         line = self.build(trial.values, trial.folder)
         if pool.content():
             line.datamodule.prepare_data = lambda: None  # it has been, by the search
@@ -97,6 +99,19 @@ class Fit:
             trainer.test(line.model, datamodule=line.datamodule, verbose=False)
             metrics |= report.numbers()
         trial.report(metrics, finished=True)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep back what Lightning announces about every Trainer and fit."""
+    quieten()
+    logger = logging.getLogger(_NEWS)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _interrupted(trainer: pl.Trainer) -> bool:
@@ -118,6 +133,7 @@ class _Report(Checkpoint):
     def __init__(self, trial: Trial, fit: Fit):
         self.trial, self.fit = trial, fit
         self.trainer: pl.Trainer | None = None
+        self.metrics: dict[str, float] = {}
 
     def setup(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str
@@ -129,24 +145,32 @@ class _Report(Checkpoint):
                 logger.metric_names = tuple(dict.fromkeys(names))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reports": self.trial.reports}
+        return {"reports": self.trial.reports, "metrics": self.metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.trial.reports = state_dict["reports"]
+        self.metrics = state_dict["metrics"]
 
     def numbers(self) -> dict[str, float]:
+        """Return the latest value of every metric, of an earlier part of the fit too.
+
+        Diagnostics of the optimizer stay in the trial's own logs.
+        """
         assert self.trainer is not None
-        metrics = self.trainer.callback_metrics.items()
-        # Diagnostics of the optimizer stay in the trial's own logs.
-        found = {k: float(v) for k, v in metrics if not k.startswith("optimizer/")}
-        return {"epoch": float(self.trainer.current_epoch), **found}
+        logged = self.trainer.callback_metrics.items()
+        found = {k: float(v) for k, v in logged if not k.startswith("optimizer/")}
+        found["epoch"] = float(self.trainer.current_epoch)
+        self.metrics = {**self.metrics, **found}
+        return dict(self.metrics)
 
     def on_train_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> None:
         if self.trial.population and self.trial.checkpoint:
+            values = self.trial.values.items()
+            own = {self.fit.key(name).rsplit(".", 1)[-1]: v for name, v in values}
             for group in trainer.optimizers[0].param_groups:
-                group.update(self.trial.values)
+                group.update(own)
 
     def on_validation_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -262,8 +286,8 @@ def overridden(
     changed = deepcopy(dict(settings))
     for key, value in values.items():
         part: Any = changed
-        *parents, last = key.split(".")
-        for name in [*parents, last]:
+        names = key.split(".")
+        for depth, name in enumerate(names, 1):
             if isinstance(part, dict) and name not in part and "init_args" in part:
                 part = part["init_args"]
             if not isinstance(part, dict) or name not in part:
@@ -271,7 +295,7 @@ def overridden(
                 raise UserError(
                     f"there is no setting {key}: instead of {name} there is {there}"
                 )
-            if name is last:
+            if depth == len(names):
                 part[name] = value
             else:
                 part = part[name]

@@ -70,14 +70,13 @@ def write(
         if best is None:
             continue
         found[arm] = best
-        value = best.metrics[metric]
-        told[arm] = {"trial": best.number, metric: value, "values": best.values}
+        reached = best.metrics[metric]
+        told[arm] = {"trial": best.number, metric: reached, "values": best.values}
         if arm in published:
-            told[arm]["published"] = {
-                "values": published[arm].values,
-                metric: published[arm].metrics.get(metric),
-            }
-        head = f"# {metric} = {value:.6g} in trial {best.number} of {arm}.\n"
+            theirs = published[arm]
+            value = theirs.metrics.get(metric) if theirs.status == "completed" else None
+            told[arm]["published"] = {"values": theirs.values, metric: value}
+        head = f"# {metric} = {reached:.6g} in trial {best.number} of {arm}.\n"
         text = yaml.safe_dump(configure(best.values), sort_keys=False)
         (folder / f"best_{arm}.yaml").write_text(head + text)
     (folder / "best.json").write_text(json.dumps(told, indent=2) + "\n")

@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from datamodules import pool
+from lightning_ecd import pool
 from lightning_ecd.errors import UserError
 from tune import cluster, figures, local, repeats, results
 from tune.job import Job
@@ -92,6 +92,10 @@ def run(
             outcome.published,
         )
         _draw(search, jobs, outcome)
+        for name in jobs:
+            if all(r.status == "failed" for r in outcome.records if r.arm == name):
+                last = [r for r in outcome.records if r.arm == name][-1]
+                raise UserError(f"every trial of {name} failed: {last.error}; {folder}")
         if again is not None:
             outcome.repeats = again.run(outcome)
     finally:
@@ -186,7 +190,7 @@ class _Again:
 
     def run(self, outcome: Outcome) -> list[Repeats]:
         """Run them; write, show and return the table."""
-        groups = []
+        groups, runs = [], {}
         for name, best in outcome.best.items():
             job = Job(
                 arm=f"{name}, repeated",
@@ -201,12 +205,29 @@ class _Again:
                 resources=self.search.resources,
             )
             records = _run(self.search, job, outcome.folder / f"{name}_repeated")
+            failed = [record for record in records if record.status == "failed"]
+            if failed:
+                raise UserError(
+                    f"{job.arm}: seed {failed[0].values['seed']} failed: "
+                    f"{failed[0].error}; go on by --restore {outcome.folder}"
+                )
             seeds = tuple(record.values["seed"] for record in records)
             values = tuple(r.metrics.get(self.metric, math.nan) for r in records)
             groups.append(Repeats(name, self.metric, seeds, values))
+            runs[name] = [Path(record.folder) for record in records]
+        self._draw(runs, outcome.folder)
         repeats.write(outcome.folder, groups, self.against)
         repeats.show(groups, self.against)
         return groups
+
+    def _draw(self, runs: Mapping[str, Sequence[Path]], folder: Path) -> None:
+        """Draw loss and metric over the epochs, if fits have logged both."""
+        over_epochs = self.metric.replace("test/", "val/")
+        try:
+            curves = figures.twin_curves(runs, "train/epoch_loss", over_epochs)
+        except ValueError:
+            return  # a study, or no validation
+        curves.savefig(folder / "curves.png", dpi=120)
 
 
 def _exists(settings: Mapping[str, Any], key: str) -> bool:

@@ -4,6 +4,7 @@ Each builds a scheduler of Ray's and has the names of its arguments. Time counts
 reports: a fit reports at the end of every epoch, and after every validation within.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 from ray.tune.schedulers import (
@@ -94,6 +95,8 @@ class MedianStopping(Scheduler):
             mode=mode,
             grace_period=self.grace_period,
             min_samples_required=self.min_samples_required,
+            # never pause a trial: without a checkpoint it would begin again
+            min_time_slice=math.inf,  # type: ignore[arg-type]
         )
 
 

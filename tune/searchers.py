@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 from ray.tune.search import Searcher as RaySearcher
-from scipy.stats import qmc
 
 from lightning_ecd.errors import UserError
 from tune.spaces import Point, Space
@@ -68,6 +67,8 @@ class QuasiRandom(Searcher):
         self.seed = seed
 
     def build(self, space: Space, metric: str, mode: str) -> RaySearcher:  # noqa: D102
+        from scipy.stats import qmc  # takes seconds, which workers need not wait
+
         def point(i: int) -> Point:
             sobol = qmc.Sobol(len(space.coordinates), rng=self.seed)
             if i:
@@ -93,7 +94,7 @@ class Grid(Searcher):
 
 
 class Optuna(Searcher):
-    """A sampler of Optuna, an extra: ``pip install 'lightning-ecd[search]'``.
+    """A sampler of Optuna, an extra: ``pip install -e '.[search]'``.
 
     Args:
         sampler: "tpe", the tree-structured Parzen estimator; or "cmaes", a Gaussian
@@ -147,7 +148,7 @@ class Optuna(Searcher):
 
 
 class HyperOpt(Searcher):
-    """HyperOpt's tree-structured Parzen estimator, an extra: ``lightning-ecd[search]``.
+    """HyperOpt's tree-structured Parzen estimator, an extra: ``pip install -e '.[search]'``.
 
     Args:
         startup: Random points before the model takes over, at least 1.
@@ -185,7 +186,7 @@ class HyperOpt(Searcher):
 def _missing(searcher: str, error: ImportError) -> str:
     return (
         f"searcher {searcher} needs the package {error.name}: pip install "
-        "'lightning-ecd[search]', or choose Random, QuasiRandom or Grid"
+        "-e '.[search]', or choose Random, QuasiRandom or Grid"
     )
 
 

@@ -107,11 +107,17 @@ Objective = Callable[[Trial], None]
 
 
 def attempt(objective: Objective, trial: Trial) -> None:
-    """Run a trial; divergence is a result like any other."""
+    """Run a trial; divergence is a result like any other.
+
+    Raises:
+        UserError: If there was no last report.
+    """
     try:
         objective(trial)
     except Diverged:
         trial.diverge()
+    if FINISHED not in trial._last:
+        raise UserError("the objective ended without its last report")
 
 
 @dataclass

@@ -5,12 +5,14 @@ that lie in shared memory. Closed, as at the start, nothing is kept.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # workers of a cluster that share nothing need not import torch
+    from torch import Tensor
 
 #: What distinguishes data sets: class, what it reads, part.
 Key = tuple[str, ...]
-Tensors = tuple[Tensor, ...]
+Tensors = tuple["Tensor", ...]
 
 _sets: dict[Key, Tensors] | None = None
 
