@@ -45,6 +45,7 @@ from lightning_ecd.parser import (
     new_folder,
     one_line,
     version_of,
+    whole_numbers_first,
 )
 
 #: The logger that announces seeds.
@@ -131,6 +132,7 @@ class CommandLine(LightningCLI):
         )
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(Diagnostics, "diagnostics")
+        whole_numbers_first(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a class chosen over another one starts from its own defaults."""

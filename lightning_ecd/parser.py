@@ -4,8 +4,10 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, get_args
 
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -39,6 +41,19 @@ def one_line(message: str) -> str:
     text = re.sub(r"\s+", " ", "; ".join(lines)).replace(":; ", ": ")
     text = re.sub(r"Does not validate against any of the Union subtypes;? ?", "", text)
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", text)
+
+
+def whole_numbers_first(parser: LightningArgumentParser) -> None:
+    """Read 1 as an integer wherever a fraction is allowed as well.
+
+    One batch is 1, all of them are 1.0. Which type comes first in Lightning's hints is
+    up to who imports what before: `typing` keeps one of two equal unions.
+    """
+    for action in parser._actions:
+        kinds = get_args(getattr(action, "_typehint", None))
+        if float in kinds and int in kinds:
+            order = sorted(kinds, key=lambda kind: kind is not int)
+            action._typehint = reduce(or_, order)  # type: ignore[attr-defined]
 
 
 class Parser(LightningArgumentParser):

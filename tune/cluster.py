@@ -5,18 +5,20 @@ import signal
 import socket
 import threading
 import warnings
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.callback import Callback
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lightning_ecd import pool
 from lightning_ecd.errors import UserError
 from tune import worker
 from tune.job import Job
@@ -97,7 +99,36 @@ def refuse_too_much(job: Job) -> None:
     )
 
 
-def run(job: Job, folder: Path, watch: Watcher) -> list[Record]:
+def read(readers: Sequence[Callable[[], None]]) -> list[Any]:
+    """Read data sets into Ray's memory, on this machine but in another process.
+
+    Args:
+        readers: Each fills the pool.
+
+    Returns:
+        Where they are, for `run`.
+
+    Raises:
+        UserError: If one of them does.
+    """
+    if not readers:
+        return []
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=True
+    )
+    task: Any = ray.remote(worker.read)
+    task = task.options(num_cpus=0, num_returns=2, scheduling_strategy=here)
+    sets, number = task.remote(readers, os.getcwd())
+    try:
+        ray.get(number)  # and leave the sets where they are
+    except RayTaskError as error:
+        raise error.cause from None
+    return [sets]
+
+
+def run(
+    job: Job, folder: Path, watch: Watcher, sets: Sequence[Any] = ()
+) -> list[Record]:
     """Run the trials of a job, or those that an interrupted search has left.
 
     Args:
@@ -105,6 +136,7 @@ def run(job: Job, folder: Path, watch: Watcher) -> list[Record]:
         folder: Where Ray keeps the search and every trial its own folder; all nodes
             must see it.
         watch: Sees every record that changes.
+        sets: What `read` has returned.
 
     Raises:
         UserError: If there is no room for a trial, or one failed for good and
@@ -113,8 +145,6 @@ def run(job: Job, folder: Path, watch: Watcher) -> list[Record]:
     """
     refuse_too_much(job)
     _Watch.begin(job, watch)
-    session = ray.get_runtime_context().get_worker_id()
-    sets = {key: _lent(key, session) for key in pool.content()}
     trainable: Any = tune.with_resources(
         tune.with_parameters(
             worker.run, job=job, folder=folder.absolute(), cwd=os.getcwd(), sets=sets
@@ -140,12 +170,6 @@ def run(job: Job, folder: Path, watch: Watcher) -> list[Record]:
     for record in found:
         watch(record)
     return found
-
-
-@cache
-def _lent(key: pool.Key, session: str) -> Any:
-    """Put a data set of the pool into Ray's memory, once in a session of Ray's."""
-    return ray.put([tensor.numpy() for tensor in pool.content()[key]])
 
 
 def _tuner(job: Job, folder: Path, trainable: Any) -> tune.Tuner:

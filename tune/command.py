@@ -98,7 +98,10 @@ def _former(args: Sequence[str]) -> tuple[dict[str, Any], Path]:
     folder = Path(parsed.restore).absolute()
     if not (folder / runs.SEARCH).is_file():
         raise UserError(f"--restore: {parsed.restore} holds no search ({runs.SEARCH})")
-    settings = json.loads((folder / runs.SEARCH).read_text())
+    try:
+        settings = json.loads((folder / runs.SEARCH).read_text())
+    except ValueError as error:
+        raise UserError(f"restore: {folder / runs.SEARCH} is damaged") from error
     if parsed.address is not None:
         settings["address"] = parsed.address
     return settings, folder

@@ -123,11 +123,12 @@ class Board:
         return ["trial", *record.values, "reports", self.metric, "seconds", "status"]
 
     def _cells(self, record: Record) -> list[str]:
+        error = f" {escape(record.error)}" if record.error else ""
         return [
             str(record.number),
             *(escape(shown(value)) for value in record.values.values()),
             str(record.reports),
             shown(record.metrics.get(self.metric, "")),
             f"{record.seconds:.1f}",
-            _MARKS[record.status] + (f" {escape(record.error)}" if record.error else ""),
+            _MARKS[record.status] + error,
         ]

@@ -6,6 +6,7 @@ told the same things in the same order and so get into the same state.
 """
 
 import json
+import os
 import shutil
 import time
 import traceback
@@ -254,9 +255,10 @@ def _past(journal: Path) -> dict[int, list[_Event]]:
     """Return the events of every trial; a line cut by a crash is left out."""
     events: dict[int, list[_Event]] = defaultdict(list)
     if journal.is_file():
-        text = journal.read_text()
-        whole, newline, _ = text.rpartition("\n")
-        journal.write_text(whole + newline)
+        data = journal.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(journal, len(whole))
         for line in whole.splitlines():
             event = _Event(json.loads(line))
             events[event["trial"]].append(event)

@@ -1,6 +1,7 @@
 """What trials run: a fit of the command line, or a study of many runs."""
 
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -75,6 +76,20 @@ class Fit:
         if settings["trainer"]["accelerator"] == "auto":
             settings["trainer"]["accelerator"] = self.accelerator
         return CommandLine(settings, run=False, folder=folder)
+
+    def read_data(self) -> None:
+        """Download the data if need be and read them, into the pool if that is open.
+
+        Raises:
+            UserError: If they are missing or damaged.
+        """
+        with hushed(), tempfile.TemporaryDirectory() as folder:
+            data = self.build({}, Path(folder)).datamodule
+            if data is not None:
+                data.prepare_data()
+                data.setup("fit")
+                if self.test:
+                    data.setup("test")
 
     def __call__(self, trial: Trial) -> None:
         """Run a trial."""

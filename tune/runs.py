@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from tune.trial import Record
 
 #: The search's own settings, and those of every optimizer's trials.
 SEARCH, SETTINGS = "search.json", "settings.json"
+#: Runs the trials of a job, in a folder.
+_Start = Callable[[Job, Path], list[Record]]
 
 
 @dataclass
@@ -71,18 +74,20 @@ def run(
     try:
         jobs = search.jobs(settings["trials"])
         again = _Again(search, settings["repeats"]) if search.repeat else None
-        if search.backend == "ray":
-            cluster.connect(search.address)
-            for job in jobs.values():
-                cluster.refuse_too_much(job)
-        folder.mkdir(parents=True, exist_ok=True)
+        objectives: list[Any] = [job.objective for job in jobs.values()]
+        objectives += again.objectives.values() if again else []
+        start = _start(search, list(jobs.values()), objectives)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"storage: cannot write {folder}: {error}") from error
         if description is not None:
-            (folder / SEARCH).write_text(json.dumps(description, indent=1) + "\n")
-        file.write_text(json.dumps(settings, indent=1) + "\n")
+            _keep(folder / SEARCH, description)
+        _keep(file, settings)
         for name, job in jobs.items():
-            outcome.records += _run(search, job, folder / name)
+            outcome.records += start(job, folder / name)
         for name, job in _published(search, jobs).items():
-            outcome.published[name] = _run(search, job, folder / f"{name}_published")[0]
+            outcome.published[name] = start(job, folder / f"{name}_published")[0]
         outcome.best = results.write(
             folder,
             outcome.records,
@@ -97,16 +102,40 @@ def run(
                 last = [r for r in outcome.records if r.arm == name][-1]
                 raise UserError(f"every trial of {name} failed: {last.error}; {folder}")
         if again is not None:
-            outcome.repeats = again.run(outcome)
+            outcome.repeats = again.run(outcome, start)
     finally:
         pool.close()
     return outcome
 
 
-def _run(search: Search, job: Job, folder: Path) -> list[Record]:
-    backend = cluster if search.backend == "ray" else local
-    with Board(job.arm, job.metric, job.mode, job.samples) as board:
-        return backend.run(job, folder, board)
+def _keep(file: Path, content: Any) -> None:
+    """Write a file, whole, unless it is there."""
+    if not file.is_file():
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.replace(file)
+
+
+def _start(
+    search: Search, jobs: Sequence[Job], objectives: Sequence[Fit | Trajectories]
+) -> _Start:
+    """Make a backend ready, with all data that trials share; return what starts it."""
+    readers = [fit.read_data for fit in objectives if isinstance(fit, Fit)]
+    backend: Callable[..., list[Record]] = local.run
+    if search.backend == "ray":
+        cluster.connect(search.address)
+        for job in jobs:
+            cluster.refuse_too_much(job)
+        backend = partial(cluster.run, sets=cluster.read(readers))
+    else:
+        for read in readers:
+            read()
+
+    def start(job: Job, folder: Path) -> list[Record]:
+        with Board(job.arm, job.metric, job.mode, job.samples) as board:
+            return backend(job, folder, board)
+
+    return start
 
 
 def _single(job: Job, name: str, space: Space) -> Job:
@@ -188,7 +217,7 @@ class _Again:
         known = ("seed_everything", "data.seed", "model.optimizer.seed")
         return tuple(key for key in known if _exists(objective.settings, key))
 
-    def run(self, outcome: Outcome) -> list[Repeats]:
+    def run(self, outcome: Outcome, start: _Start) -> list[Repeats]:
         """Run them; write, show and return the table."""
         groups, runs = [], {}
         for name, best in outcome.best.items():
@@ -204,7 +233,7 @@ class _Again:
                 concurrent=self.search.concurrent,
                 resources=self.search.resources,
             )
-            records = _run(self.search, job, outcome.folder / f"{name}_repeated")
+            records = start(job, outcome.folder / f"{name}_repeated")
             failed = [record for record in records if record.status == "failed"]
             if failed:
                 raise UserError(

@@ -286,7 +286,7 @@ class Search:
         values: Mapping[str, Any],
         metric: str,
     ) -> None:
-        """Build a trial and read its data, to see that it can be run.
+        """Build a trial, to see that it can be run.
 
         Args:
             objective: What it runs.
@@ -312,11 +312,6 @@ class Search:
         if names is not None:
             tested = [name.replace("val/", "test/") for name in names]
             _refuse_metric(metric, [*names, *tested, *_ALWAYS])
-        if line.datamodule is not None:
-            line.datamodule.prepare_data()
-            line.datamodule.setup("fit")
-            if objective.test:
-                line.datamodule.setup("test")
 
 
 def _refuse_metric(metric: str, known: Sequence[str]) -> None:

@@ -148,7 +148,7 @@ class Optuna(Searcher):
 
 
 class HyperOpt(Searcher):
-    """HyperOpt's tree-structured Parzen estimator, an extra: ``pip install -e '.[search]'``.
+    """HyperOpt's tree-structured Parzen estimator, an extra as Optuna is.
 
     Args:
         startup: Random points before the model takes over, at least 1.

@@ -32,6 +32,7 @@ class Keeper(Callback):
     def __init__(self, scheduler: Any, checkpoints: int):
         self.scheduler, self.checkpoints = scheduler, checkpoints
         self._former: bytes | None = None
+        self._begun = False
         self._written = 0
         self._ended: list[Any] = []
 
@@ -44,10 +45,20 @@ class Keeper(Callback):
         self._former = state["scheduler"]
 
     def on_step_begin(self, iteration: int, trials: Any, **_: Any) -> None:
-        """Give the scheduler its state back, as soon as the trials are there."""
+        """Give the scheduler its state back, as soon as the trials are there.
+
+        What trials that the state does not know have left would take their names from
+        their successors.
+        """
+        if self._begun or not trials:
+            return
+        self._begun = True
         if self._former is not None:
             vars(self.scheduler).update(_unpickled(self._former, trials))
-            self._former = None
+        known = {Path(trial.local_path) for trial in trials}
+        for place in Path(trials[0].local_experiment_path).iterdir():
+            if place.is_dir() and place not in known:
+                shutil.rmtree(place)
 
     def on_trial_complete(
         self, iteration: int, trials: Any, trial: Any, **_: Any

@@ -1,17 +1,32 @@
 """Searches on a cluster of two nodes on this machine: what ends how, and survives."""
 
 import math
-import pickle
-from zipfile import ZipFile
+import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
+import torch
 
+from lightning_ecd import pool
 from lightning_ecd.errors import Diverged, UserError
-from tests.tune.tasks import Accidents, Steps, job, nodes_of, steps_of
+from tests.tune.tasks import (
+    Accidents,
+    Steps,
+    Walk,
+    job,
+    nodes_of,
+    process_of,
+    steps_of,
+    study,
+    ways_of,
+)
 from tune import (
     ASHA,
     MedianStopping,
     Optuna,
+    PopulationBased,
     Resources,
     cluster,
 )
@@ -39,13 +54,6 @@ def ends(records):
     return [(record.status, record.reports) for record in records]
 
 
-def study(folder):
-    """The study of Optuna in the last state of a search."""
-    with ZipFile(folder / "search" / "state.zip") as state:
-        (name,) = (n for n in state.namelist() if n.startswith("searcher-state-"))
-        return pickle.loads(state.read(name))["_ot_study"]
-
-
 # -- two nodes ---------------------------------------------------------------------
 
 
@@ -60,7 +68,10 @@ def test_a_lost_node_takes_no_trial_with_it(machine, tmp_path, log):
         elif record.reports == 2 and not lost and len(before) > 1:
             if nodes_of(log, record.number)[-1] == node.node_id:
                 lost.append(record.number)
+                process = Path("/proc", str(process_of(log, record.number)))
                 machine.remove_node(node, allow_graceful=False)
+                while process.exists():
+                    time.sleep(0.05)
 
     steps = Steps(log, steps=4, pause=0.2, together=2)
     settings = {"samples": 7, "concurrent": None, "resources": Resources(cpus=1)}
@@ -87,6 +98,49 @@ def test_an_address_where_nobody_answers_is_one_line(machine):
 def test_a_trial_that_fits_no_node_is_refused(machine, tmp_path, log):
     with pytest.raises(UserError, match="^resources: a trial wants 1 CPUs and 0.5 GPU"):
         run(tmp_path, Steps(log), resources=Resources(cpus=1, gpus=0.5))
+
+
+class Reader:
+    """Reads a megabyte into the pool, and writes down that it did."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def __call__(self):
+        with open(self.log / "reads.txt", "a") as out:
+            print(os.getpid(), file=out)
+        pool.lent(("set",), lambda: (torch.ones(2**18), torch.arange(2)))
+
+
+def shared(trial):
+    """Reports whether the tensor of the pool lies in memory that processes share."""
+    large, small = pool.content()["set",]
+    assert large.sum() == 2**18
+    assert small.tolist() == [0, 1]
+    with open("/proc/self/maps") as lines:
+        for line in lines:
+            low, high = (int(end, 16) for end in line.split()[0].split("-"))
+            if low <= large.data_ptr() < high:
+                trial.report({"loss": float("/plasma" in line)}, finished=True)
+
+
+def test_data_are_read_once_and_shared_by_all_trials(machine, tmp_path, log):
+    sets = cluster.read([Reader(log)])
+    settings = job(shared, concurrent=2)
+    records = cluster.run(settings, tmp_path / "search", Seen(), sets)
+    assert [record.metrics["loss"] for record in records] == [1.0] * 4
+    assert len((log / "reads.txt").read_text().splitlines()) == 1
+    assert not pool.content()
+
+
+def complain():
+    raise UserError("data: the file is damaged")
+
+
+def test_data_that_cannot_be_read_are_one_line(machine):
+    with pytest.raises(UserError, match="^data: the file is damaged$"):
+        cluster.read([complain])
+    assert cluster.read([]) == []
 
 
 # -- accidents ---------------------------------------------------------------------
@@ -133,11 +187,13 @@ def bad_middle(trial):
     Trial 0 forgets its last report.
     """
     x = trial.values["x"]
+    if trial.number == 0:
+        trial.report({"loss": x})
+        return
     if 1 / 3 < x < 1 / 2:
         raise Diverged("the loss is nan")
-    trial.report({"loss": math.nan if 1 / 2 <= x < 2 / 3 else x, "other": 1.0}, None)
-    if trial.number > 0:
-        trial.report({"loss": x, "other": 2.0}, finished=True)
+    trial.report({"loss": math.nan if 1 / 2 <= x < 2 / 3 else x, "other": 1.0})
+    trial.report({"loss": x, "other": 2.0}, finished=True)
 
 
 def test_divergence_is_a_result_and_the_searcher_is_told_the_worst(machine, tmp_path):
@@ -155,7 +211,7 @@ def test_divergence_is_a_result_and_the_searcher_is_told_the_worst(machine, tmp_
             assert record.status == "completed"
             assert record.metrics == {"loss": record.values["x"], "other": 2.0}
     assert {record.status for record in records} == {"completed", "diverged"}
-    told = [trial.value for trial in study(tmp_path).trials]
+    told = [trial.value for trial in study(tmp_path / "search").trials]
     worst = [
         r.metrics["loss"] if r.status == "completed" else math.inf for r in records
     ]
@@ -171,19 +227,48 @@ def ladder(trial):
         trial.report({"loss": trial.number + 1.0}, finished=step == 3)
 
 
-def test_halving_ends_trials_and_says_so(machine, tmp_path):
-    """One after the other: the best of them comes first."""
-    seen, half = Seen(), ASHA(reduction_factor=2)
-    records = run(tmp_path, ladder, seen, samples=4, scheduler=half)
+@pytest.mark.parametrize("kind", [ASHA, MedianStopping])
+def test_a_scheduler_outlives_ctrl_c(machine, tmp_path, kind):
+    """One trial after the other, the best first: all others are stopped.
+
+    No trial is running when it comes: that another is missing tells the interruption.
+    """
+    first = {"grace_period": 1}
+    first |= {"reduction_factor": 2} if kind is ASHA else {"min_samples_required": 1}
+
+    def interrupt(record):
+        if (record.number, record.status) == (1, "stopped"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    seen, settings = Seen(interrupt), {"samples": 4, "scheduler": kind(**first)}
+    former = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, ladder, seen, **settings)
+    assert seen == [(0, "completed"), (1, "stopped")]
+    records = run(tmp_path, ladder, **settings)
     assert ends(records) == [("completed", 4), *[("stopped", 1)] * 3]
-    assert set(seen) == {(0, "completed"), *((i, "stopped") for i in (1, 2, 3))}
+    assert signal.getsignal(signal.SIGINT) is former
 
 
-def test_the_median_rule_pauses_nobody(machine, tmp_path):
-    """A trial without a checkpoint could not go on."""
-    rule = MedianStopping(min_samples_required=1)
-    records = run(tmp_path, ladder, samples=2, scheduler=rule)
-    assert ends(records) == [("completed", 4), ("stopped", 1)]
+def test_a_population_exchanges_checkpoints_and_changes_values(machine, tmp_path, log):
+    settings = {"scheduler": PopulationBased(), "concurrent": None}
+    settings["resources"] = Resources(cpus=0.5)  # they take turns
+    records = run(tmp_path, Walk(log, steps=3), **settings)
+    assert [record.number for record in records] == list(range(4))
+    assert ends(records) == [("completed", 4)] * 4
+    moved = changed = 0
+    for record, way in zip(records, ways_of(log), strict=True):
+        assert len(way) == 3
+        assert record.metrics["loss"] == pytest.approx(-sum(x for _, x in way))
+        assert all(0 <= x <= 1 for _, x in way)
+        moved += {number for number, _ in way} != {record.number}
+        changed += len({x for _, x in way}) > 1
+    assert moved > 0
+    assert changed > 0
+    assert sorted(
+        path.name for path in (tmp_path / "search").iterdir() if path.is_dir()
+    ) == [f"{i:04d}" for i in range(4)]
+    assert not list(tmp_path.rglob("checkpoint_*"))
 
 
 # -- the whole search --------------------------------------------------------------
@@ -197,7 +282,7 @@ def test_a_search_and_the_same_search_again(machine, tmp_path, log):
         most.append(len(running))
 
     settings = {"concurrent": 2, "resources": Resources(cpus=0.2)}
-    steps, again = Steps(log, pause=0.05), Seen()
+    steps, again = Steps(log, pause=0.05, together=2), Seen()
     records = run(tmp_path, steps, Seen(look), **settings)
     assert max(most) == 2
     assert not list(tmp_path.rglob("checkpoint_*"))  # nobody needs them any more
