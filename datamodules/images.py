@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import pytorch_lightning as pl
 import torch
 import torchvision
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from datamodules.downloads import fetch
@@ -314,6 +313,8 @@ class Digits(Images):
         super().__init__(val_size=val_size, **kwargs)
 
     def read(self, part: Part) -> tuple[Tensor, Tensor]:  # noqa: D102
+        from sklearn.datasets import load_digits  # takes a second, and 14 MiB
+
         data = load_digits()
         indices = torch.randperm(len(data.target), generator=generator(0, SPLIT_STREAM))
         train, test = indices[: self.train_size], indices[self.train_size :]

@@ -205,9 +205,19 @@ def markdown(groups: Groups, against: Groups = ()) -> str:
 
 
 def show(groups: Groups, against: Groups = ()) -> None:
-    """Print the table."""
+    """Print the table: the means, and what they are compared with, below."""
     header, *body = lines(groups, against)
-    table = RichTable(caption=_EXPLANATION.replace("\n", " "), box=SIMPLE, padding=0)
+    own, compared = slice(0, 6), slice(6, None)
+    means = [line[own] for line in body]
+    tests = [line[:1] + line[compared] for line in body if line[6]]
+    _print(header[own], [list(line) for line in dict.fromkeys(map(tuple, means))])
+    if tests:
+        caption = _EXPLANATION.replace("\n", " ")
+        _print(header[:1] + header[compared], tests, caption)
+
+
+def _print(header: list[str], body: list[list[str]], caption: str = "") -> None:
+    table = RichTable(caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
     for name in header:
         table.add_column(name, overflow="fold")  # a narrow terminal cuts no digits
     for line in body:

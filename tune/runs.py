@@ -1,13 +1,15 @@
 """Runs a search: trials, published settings, repeats, and what they leave behind."""
 
+import gc
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_ecd import pool
@@ -162,20 +164,27 @@ def _published(search: Search, jobs: Mapping[str, Job]) -> dict[str, Job]:
 
 
 def _draw(search: Search, jobs: Mapping[str, Job], outcome: Outcome) -> None:
-    """Write the figures, as files and for TensorBoard."""
-    records, metric, mode = outcome.records, search.metric, search.mode
-    spaces = {name: job.space.coordinates for name, job in jobs.items()}
-    drawn = {"history": figures.history(records, metric, mode)}
-    for name, ranges in spaces.items():
-        mine = [record for record in records if record.arm == name]
-        drawn[f"parallel_{name}"] = figures.parallel(mine, ranges, metric, mode)
-        drawn[f"slices_{name}"] = figures.slices(mine, ranges, metric, mode)
-    if any("lr" in ranges for ranges in spaces.values()):
-        drawn["sensitivity"] = figures.sensitivity(records, spaces, metric, mode)
+    """Write the figures, as files and for TensorBoard; one in memory at a time."""
     with SummaryWriter(str(outcome.folder)) as board:
-        for name, figure in drawn.items():
+        for name, figure in _figures(search, jobs, outcome.records):
             figure.savefig(outcome.folder / f"{name}.png", dpi=120)
             board.add_figure(name, figure)
+            del figure
+            gc.collect()  # figures are full of cycles
+
+
+def _figures(
+    search: Search, jobs: Mapping[str, Job], records: Sequence[Record]
+) -> Iterator[tuple[str, Figure]]:
+    metric, mode = search.metric, search.mode
+    spaces = {name: job.space.coordinates for name, job in jobs.items()}
+    yield "history", figures.history(records, metric, mode)
+    for name, ranges in spaces.items():
+        mine = [record for record in records if record.arm == name]
+        yield f"parallel_{name}", figures.parallel(mine, ranges, metric, mode)
+        yield f"slices_{name}", figures.slices(mine, ranges, metric, mode)
+    if any("lr" in ranges for ranges in spaces.values()):
+        yield "sensitivity", figures.sensitivity(records, spaces, metric, mode)
 
 
 class _Again:
