@@ -177,7 +177,7 @@ def _tuner(job: Job, folder: Path, trainable: Any) -> tune.Tuner:
     scheduler: Any = None
     if job.scheduler is not None:
         scheduler = job.scheduler.build(job.space, job.metric, job.mode)
-    keeper = Keeper(scheduler, 0)
+    keeper = Keeper(scheduler)
     population = isinstance(job.scheduler, PopulationBased)
     if isinstance(job.scheduler, PopulationBased):
         # Ray wants all of it at once, and trials go on from each other's checkpoints
@@ -200,9 +200,6 @@ def _tuner(job: Job, folder: Path, trainable: Any) -> tune.Tuner:
             name=folder.name,
             storage_path=str(folder.parent.absolute()),
             failure_config=tune.FailureConfig(max_failures=job.retries),
-            checkpoint_config=tune.CheckpointConfig(
-                num_to_keep=None if population else 2
-            ),
             callbacks=[_Watch(), keeper],
             verbose=0,
         ),

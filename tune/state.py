@@ -25,11 +25,11 @@ class Keeper(Callback):
 
     Args:
         scheduler: Ray's; None: it has nothing to keep.
-        checkpoints: The latest of every trial that stay as long as it runs; 0: Ray
-            sees to that.
+        checkpoints: The latest of every trial that stay as long as it runs. Ray would
+            delete those that its last state on disk wants to go on from.
     """
 
-    def __init__(self, scheduler: Any, checkpoints: int):
+    def __init__(self, scheduler: Any, checkpoints: int = 1):
         self.scheduler, self.checkpoints = scheduler, checkpoints
         self._former: bytes | None = None
         self._begun = False
@@ -92,15 +92,20 @@ class Keeper(Callback):
 
     def _delete_checkpoints(self, trials: Any) -> None:
         """Delete what no trial will go on from, by the state just written."""
-        latest = [t.latest_checkpoint_result for t in trials if t not in self._ended]
+        live = [trial for trial in trials if not trial.is_finished()]
+        latest = [trial.latest_checkpoint_result for trial in live]
         used = {Path(result.checkpoint.path) for result in latest if result}
-        for trial in trials if self.checkpoints else self._ended:
+
+        def thin(trial: Any, stay: int) -> bool:
+            """Return whether all those of a trial that are left may go."""
             found = sorted(Path(trial.path).glob("checkpoint_*"), reverse=True)
-            stay = 0 if trial in self._ended else self.checkpoints
             for place in set(found[stay:]) - used:
                 shutil.rmtree(place, ignore_errors=True)
-        if not self.checkpoints:
-            self._ended.clear()
+            return used.isdisjoint(found)
+
+        for trial in live:
+            thin(trial, self.checkpoints)
+        self._ended = [trial for trial in self._ended if not thin(trial, 0)]
 
 
 def unpack(folder: Path) -> bool:

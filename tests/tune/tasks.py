@@ -173,8 +173,8 @@ class Accidents:
 
 
 def long_job(log):
-    """A search that takes some seconds."""
-    steps, searcher = Steps(log, steps=3, pause=0.2), Optuna(startup=3)
+    """A search that takes some seconds: many checkpoints between Ray's states."""
+    steps, searcher = Steps(log, steps=8, pause=0.1), Optuna(startup=3)
     return job(steps, samples=12, concurrent=2, searcher=searcher)
 
 

@@ -54,13 +54,13 @@ def test_a_search_outlives_its_driver(machine, tmp_path, log, number, code):
     records = cluster.run(long_job(log), folder, nobody)
     assert [record.number for record in records] == list(range(12))
     for record in records:
-        assert (record.status, record.reports) == ("completed", 3)
-        assert record.metrics["loss"] == pytest.approx(3 * record.values["x"])
-    # Nothing that had ended runs again; of what was running one step may be lost.
+        assert (record.status, record.reports) == ("completed", 8)
+        assert record.metrics["loss"] == pytest.approx(8 * record.values["x"])
+    # Nothing that had ended runs again; two trials go on from Ray's last state.
     assert {n: records[n].metrics["loss"] for n in ended} == ended
     steps = steps_of(log)
     assert all(set(steps[n].values()) == {1} for n in ended)
-    assert sum(sum(times.values()) for times in steps.values()) <= 36 + 2
+    assert sum(sum(times.values()) for times in steps.values()) <= 12 * 8 + 2 * 8
     # The searcher has gone on, and knows what it was told before.
     told = {(t.params["x"], t.value) for t in study(folder).trials}
     assert told == {(r.values["x"], r.metrics["loss"]) for r in records}
