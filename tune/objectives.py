@@ -70,11 +70,22 @@ class Fit:
         """
         return overridden(self.settings, {self.key(k): v for k, v in values.items()})
 
-    def build(self, values: Mapping[str, Any], folder: Path) -> CommandLine:
-        """Return model, data and trainer of a trial."""
+    def build(
+        self, values: Mapping[str, Any], folder: Path, accelerator: str | None = None
+    ) -> CommandLine:
+        """Return model, data and trainer of a trial.
+
+        Args:
+            values: Hyper-parameters.
+            folder: Where it writes.
+            accelerator: In place of the settings'.
+        """
         settings = overridden(self.configured(values), dict.fromkeys(_LEFT, False))
-        if settings["trainer"]["accelerator"] == "auto":
-            settings["trainer"]["accelerator"] = self.accelerator
+        trainer = settings["trainer"]
+        if accelerator is not None:
+            trainer["accelerator"] = accelerator
+        elif trainer["accelerator"] == "auto":
+            trainer["accelerator"] = self.accelerator
         return CommandLine(settings, run=False, folder=folder)
 
     def read_data(self) -> None:
@@ -84,7 +95,7 @@ class Fit:
             UserError: If they are missing or damaged.
         """
         with hushed(), tempfile.TemporaryDirectory() as folder:
-            data = self.build({}, Path(folder)).datamodule
+            data = self.build({}, Path(folder), "cpu").datamodule
             if data is not None:
                 data.prepare_data()
                 data.setup("fit")

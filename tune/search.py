@@ -307,7 +307,8 @@ class Search:
             if trainer[key] not in alone:
                 raise UserError(f"trainer.{key} must be 1: a trial is one process")
         with tempfile.TemporaryDirectory() as folder:
-            line = objective.build(values, Path(folder))
+            # here may be no GPU, where trials run there is one
+            line = objective.build(values, Path(folder), "cpu")
         names = getattr(line.model, "metric_names", None)
         if names is not None:
             tested = [name.replace("val/", "test/") for name in names]
