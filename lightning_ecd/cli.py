@@ -82,6 +82,7 @@ class CommandLine(LightningCLI):
 
     #: Without commands; it is made once in a process.
     _flat: LightningArgumentParser | None = None
+    _cut = False  # whether the optimizer decided on data.minibatches
 
     def __init__(
         self,
@@ -171,8 +172,10 @@ class CommandLine(LightningCLI):
         return self.config[command] if command else self.config
 
     def dumped(self) -> dict[str, Any]:
-        """Return all settings as plain data."""
+        """Return all settings as plain data; batches are cut anew from them."""
         self._dump_config()
+        if self._cut:
+            self.config_dump["data"]["init_args"]["minibatches"] = 1
         return self.config_dump
 
     def _parse_ckpt_path(self) -> None:
@@ -232,8 +235,8 @@ class CommandLine(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a bad argument is one line."""
-        self._cut_batches()
         try:
+            self._cut_batches()
             super().instantiate_classes()
             make = getattr(self.model, "make_optimizer", None)
             if make is not None:  # else a bad value would show up late, as a traceback
@@ -243,19 +246,19 @@ class CommandLine(LightningCLI):
 
     def _cut_batches(self) -> None:
         """Give the data as many mini-batches per batch as the optimizer asks for."""
-        model, data = self.settings.get("model"), self.settings.get("data")
-        init = model.get("init_args") if model else None
-        data_init = data.get("init_args") if data else None
+        parts = (self.settings.get(name) for name in ("model", "data"))
+        init, data_init = (part.get("init_args") if part else None for part in parts)
         if not init or not data_init or "minibatches" not in data_init:
             return
         needed = init.get("minibatches")
         optimizer = init.get("optimizer")
         if needed is None and optimizer:
             entry = REGISTRY.get(optimizer["class_path"].rsplit(".", 1)[-1])
-            values = optimizer.get("init_args") or Namespace()
-            needed = entry.traits.count("minibatches", vars(values)) if entry else 1
+            values = vars(optimizer.get("init_args") or Namespace())
+            needed = entry.minibatches(values) if entry else 1
         if data_init["minibatches"] == 1 and needed is not None:
             data_init["minibatches"] = needed
+            self._cut = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add our loggers, checkpoint files and progress bar where none are named."""

@@ -47,8 +47,12 @@ def dot(a: Tensor, b: Tensor) -> float | Tensor:
         >>> dot(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
         11.0
     """
-    total = _accurate_dot(a, b)
-    return total.item() if on_host(a) else total.double()
+    return number(_accurate_dot(a, b))
+
+
+def number(scalar: Tensor) -> float | Tensor:
+    """Return a 0-d tensor as a float on the CPU, as 0-d float64 elsewhere."""
+    return scalar.item() if on_host(scalar) else scalar.double()
 
 
 def _accurate_dot(a: Tensor, b: Tensor) -> Tensor:

@@ -1,14 +1,16 @@
 """The base of everything that is trained: a loss, and any optimizer."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerTypeUnion, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -40,11 +42,17 @@ class Task(LightningModule):
             ``{"*.bias": {"weight_decay": 0.0}}``; the first match counts.
 
     Note:
+        Beside the loss are logged the evaluations of it so far, ``train/evaluations``,
+        and the samples in them divided by those of the training set,
+        ``train/effective_epochs``: what optimizers that evaluate several times per
+        step are compared over.
+
         Frozen parameters are left out: to thaw one, add it to the optimizer as a
         group, as Lightning's BaseFinetuning does.
 
-        BatchNorm statistics move and dropout masks change at every evaluation of the
-        loss, however many an optimizer makes.
+        Dropout masks change at every evaluation of the loss, BatchNorm statistics
+        move at every one on a mini-batch of its own: not where an optimizer looks at
+        the same mini-batch again.
     """
 
     #: What the hyper-parameter tab of TensorBoard shows.
@@ -78,6 +86,7 @@ class Task(LightningModule):
         self.groups = groups
         self.minibatches = minibatches
         self.evaluations = 0
+        self.samples = 0  # that all evaluations together have seen
         self._evaluation = 0  # within the step
         self._losses: list[tuple[Tensor, int]] = []  # of the gradient being summed
         self._epoch_loss: Tensor | float = 0.0  # summed over the epoch's samples
@@ -102,7 +111,9 @@ class Task(LightningModule):
         if self.minibatches and self.minibatches > 1:
             batch = self._part(batch, self._evaluation % self.minibatches)
         size = self.batch_size(batch)
-        loss = self.loss(batch)
+        seen = self._evaluation >= (self.minibatches or 1)
+        with _still_statistics(self) if seen else nullcontext():
+            loss = self.loss(batch)
         self._losses.append((loss.detach(), size))
         first = self._losses[0][1]
         return loss if size == first else loss * (size / first)
@@ -117,11 +128,15 @@ class Task(LightningModule):
         """Let the optimizer see the mean loss of its gradient's samples; log it."""
         assert optimizer_closure is not None
         self._evaluation = 0
+        local = getattr(optimizer.optimizer, "local_gradients", False)
 
         def closure() -> Tensor:
-            optimizer_closure()
+            with self._unsynchronized() if local else nullcontext():
+                optimizer_closure()
             self._evaluation += 1
             self.evaluations += 1
+            seen = sum(size for _, size in self._losses)
+            self.samples += seen * self.trainer.world_size
             return self._mean_loss()
 
         loss = optimizer.step(closure=closure)
@@ -136,6 +151,12 @@ class Task(LightningModule):
         if every and (trainer.global_step + 1) % every == 0:  # not counted yet
             self._log_step(loss)
 
+    def _unsynchronized(self) -> Any:
+        """Return a context in which ranks keep their own gradients."""
+        strategy = self.trainer.strategy
+        block = getattr(strategy, "block_backward_sync", nullcontext)
+        return block() if self.trainer.world_size > 1 else nullcontext()
+
     def _log_step(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             name = type(self.trainer.optimizers[0]).__name__
@@ -145,6 +166,10 @@ class Task(LightningModule):
             )
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/evaluations", float(self.evaluations))
+        loader: Any = self.trainer.train_dataloader
+        data = getattr(loader, "indices", getattr(loader, "dataset", None))
+        if isinstance(data, Sized) and len(data):
+            self.log("train/effective_epochs", self.samples / len(data))
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch's samples, each before its batch's step."""
@@ -175,7 +200,14 @@ class Task(LightningModule):
 
     def _part(self, batch: Any, index: int) -> Any:
         """Return part `index` of `minibatches` equal parts of a batch."""
-        size = self.batch_size(batch) // (self.minibatches or 1)
+        whole, parts = self.batch_size(batch), self.minibatches or 1
+        size = whole // parts
+        if size == 0:
+            raise UserError(
+                f"a batch of {whole} samples cannot be cut into {parts} mini-batches: "
+                "let data.minibatches multiply data.batch_size, or set "
+                "model.minibatches=1 to see the whole batch at every evaluation"
+            )
         span = slice(index * size, (index + 1) * size)
         return tree_map(
             lambda leaf: leaf[span] if torch.is_tensor(leaf) else leaf, batch
@@ -231,11 +263,30 @@ class Task(LightningModule):
         return [*([{"params": rest}] if rest else []), *matched]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the running number of evaluations and the sum of the losses."""
+        """Keep the running numbers of evaluations and samples, and the summed loss."""
         checkpoint["evaluations"] = self.evaluations
+        checkpoint["samples"] = self.samples
         checkpoint["epoch_loss"] = (float(self._epoch_loss), self._epoch_samples)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting and summing."""
         self.evaluations = checkpoint.get("evaluations", 0)
+        self.samples = checkpoint.get("samples", 0)
         self._epoch_loss, self._epoch_samples = checkpoint.get("epoch_loss", (0.0, 0))
+
+
+@contextmanager
+def _still_statistics(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm normalize by the batch without moving its running statistics."""
+    moving = [
+        part
+        for part in module.modules()
+        if isinstance(part, _BatchNorm) and part.track_running_stats
+    ]
+    for part in moving:
+        part.track_running_stats = False
+    try:
+        yield
+    finally:
+        for part in moving:
+            part.track_running_stats = True

@@ -5,7 +5,6 @@ class without an entry here fails `tests/optimizers/test_registry.py`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -14,27 +13,8 @@ import torch
 from torch import Tensor
 
 from lightning_ecd.optimizers import REGISTRY, Descent
-
-Settings = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Arguments of one optimizer.
-
-    Attributes:
-        good: Label -> arguments; together they cover every variant and switch, and
-            each makes progress on every problem of `PROBLEMS`.
-        bad: Arguments to refuse, with the argument that the message must name.
-    """
-
-    good: dict[str, Settings]
-    bad: list[tuple[Settings, str]] = field(default_factory=list)
-
-
-def _outside(name: str, *values: float) -> list[tuple[Settings, str]]:
-    return [({name: value}, name) for value in (*values, float("nan"))]
-
+from tests.case import Case, Settings, outside
+from tests.cases_local_entropy import LOCAL_ENTROPY
 
 _BBI = {"lr": 0.05, "bounce_every": 7, "fixed_bounces": 2, "patience": 9}
 _SEP = {"lr": 0.2, "nu": 1e-3}
@@ -71,9 +51,9 @@ CASES: dict[str, Case] = {
             "decay": {"lr": 0.02, "momentum": 0.5, "weight_decay": 1e-2},
         },
         [
-            *_outside("lr", 0.0, -1.0, float("inf")),
-            *_outside("momentum", -1.0, 1.0, 2.0),
-            *_outside("weight_decay", -1e-3, float("inf")),
+            *outside("lr", 0.0, -1.0, float("inf")),
+            *outside("momentum", -1.0, 1.0, 2.0),
+            *outside("weight_decay", -1e-3, float("inf")),
         ],
     ),
     "BBI": Case(
@@ -98,14 +78,14 @@ CASES: dict[str, Case] = {
             "compat_unfixed": {**_BBI, "compat": True, "fixed_bounces": 0},
         },
         [
-            *_outside("lr", 0.0, -1.0, float("inf")),
-            *_outside("f_min", float("inf")),
-            *_outside("extra_energy", -0.1, float("inf")),
-            *_outside("bounce_every", 0, -1),
-            *_outside("fixed_bounces", -1),
-            *_outside("patience", 0, -1),
-            *_outside("weight_decay", -1e-3, float("inf")),
-            *_outside("energy_batches", 0),
+            *outside("lr", 0.0, -1.0, float("inf")),
+            *outside("f_min", float("inf")),
+            *outside("extra_energy", -0.1, float("inf")),
+            *outside("bounce_every", 0, -1),
+            *outside("fixed_bounces", -1),
+            *outside("patience", 0, -1),
+            *outside("weight_decay", -1e-3, float("inf")),
+            *outside("energy_batches", 0),
             ({"bounce": "spherical"}, "bounce"),
         ],
     ),
@@ -136,16 +116,16 @@ CASES: dict[str, Case] = {
             },
         },
         [
-            *_outside("lr", 0.0, -1.0, float("inf")),
-            *_outside("f_min", float("inf")),
-            *_outside("extra_energy", -0.1, float("inf")),
-            *_outside("eta", 0.9, 0.0, -1.0),
-            *_outside("nu", -1e-9),
-            *_outside("s", -1.0),
-            *_outside("weight_decay", -1e-3, float("inf")),
-            *_outside("noise_damping", -1.0),
-            *_outside("energy_batches", 0),
-            *_outside("energy", 0.0, -1.0, float("inf")),
+            *outside("lr", 0.0, -1.0, float("inf")),
+            *outside("f_min", float("inf")),
+            *outside("extra_energy", -0.1, float("inf")),
+            *outside("eta", 0.9, 0.0, -1.0),
+            *outside("nu", -1e-9),
+            *outside("s", -1.0),
+            *outside("weight_decay", -1e-3, float("inf")),
+            *outside("noise_damping", -1.0),
+            *outside("energy_batches", 0),
+            *outside("energy", 0.0, -1.0, float("inf")),
             ({"energy": 1.0, "energy_batches": 3}, "energy_batches"),
             ({"s": 0.0, "extra_energy": 3.0}, "extra_energy"),
             ({"rule": "newton"}, "rule"),
@@ -165,14 +145,14 @@ CASES: dict[str, Case] = {
             "averaged": {**_SEP, "energy_batches": 3, "extra_energy": 0.1},
         },
         [
-            *_outside("lr", 0.0, -1.0, float("inf")),
-            *_outside("f_min", float("inf")),
-            *_outside("extra_energy", -0.1, float("inf")),
-            *_outside("eta", 0.9, 0.0, -1.0),
-            *_outside("nu", -1e-9),
-            *_outside("noise_damping", -1.0),
-            *_outside("energy_batches", 0),
-            *_outside("weight_decay", -1e-3, float("inf")),
+            *outside("lr", 0.0, -1.0, float("inf")),
+            *outside("f_min", float("inf")),
+            *outside("extra_energy", -0.1, float("inf")),
+            *outside("eta", 0.9, 0.0, -1.0),
+            *outside("nu", -1e-9),
+            *outside("noise_damping", -1.0),
+            *outside("energy_batches", 0),
+            *outside("weight_decay", -1e-3, float("inf")),
         ],
     ),
     "ECDq1": Case(
@@ -191,15 +171,16 @@ CASES: dict[str, Case] = {
             "compat": {**_Q1, "compat": True},
         },
         [
-            *_outside("lr", 0.0, -1.0, float("inf")),
-            *_outside("f_min", float("inf")),
-            *_outside("eta", 0.0, -1.0, float("inf")),
-            *_outside("nu", -1e-9),
-            *_outside("gamma", -1.0),
-            *_outside("weight_decay", -1e-3, float("inf")),
+            *outside("lr", 0.0, -1.0, float("inf")),
+            *outside("f_min", float("inf")),
+            *outside("eta", 0.0, -1.0, float("inf")),
+            *outside("nu", -1e-9),
+            *outside("gamma", -1.0),
+            *outside("weight_decay", -1e-3, float("inf")),
             ({"step_size": "newton"}, "step_size"),
         ],
     ),
+    **LOCAL_ENTROPY,
 }
 
 

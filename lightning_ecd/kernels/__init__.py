@@ -26,9 +26,17 @@ from torch import Tensor
 from lightning_ecd import flat
 from lightning_ecd.kernels.build import library
 from lightning_ecd.kernels.compiled import TYPES, Compiled
-from lightning_ecd.kernels.eager import Eager, Number, add_scaled
+from lightning_ecd.kernels.eager import Eager, Exploration, Number, add_scaled
 
-__all__ = ["Body", "Compiled", "Eager", "Number", "body_of", "add_scaled"]
+__all__ = [
+    "Body",
+    "Compiled",
+    "Eager",
+    "Exploration",
+    "Number",
+    "add_scaled",
+    "body_of",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +105,32 @@ class Body(Protocol):
 
         Returns:
             |q|² of the new momentum.
+        """
+
+    def explore(
+        self,
+        x: Tensor,
+        g: Tensor,
+        c: Tensor,
+        u: Tensor,
+        mean: Tensor,
+        rule: Exploration,
+        draw: tuple[int, int, int],
+    ) -> None:
+        """Let x take one step around c, and count it in the mean.
+
+        With F = λ x + γ (x - c) + s z, inside the momentum and outside of it: set
+        p = g + F_in; u ← m u + fresh p; d = p + m u, or u without Nesterov, or p
+        without momentum; x ← x - lr (d + F_out); mean ← (1 - alpha) mean + alpha x.
+
+        Args:
+            x: Exploring point, shape (n,); written.
+            g: Gradient there, shape (n,).
+            c: Center, shape (n,), in float32 where x has fewer bits, like u and mean.
+            u: Momentum, shape (n,); written, but neither read nor written if m = 0.
+            mean: Shape (n,); written.
+            rule: The numbers.
+            draw: Seed, step and offset of the normals z, as in `drift_turn`.
         """
 
     def square(self, q: Tensor) -> Number:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_ecd.kernels.eager import Number
+from lightning_ecd.kernels.eager import Exploration, Number
 
 #: Types of the vectors and their names in the library.
 TYPES = {torch.float32: "float", torch.float64: "double"}
@@ -26,6 +26,7 @@ _ARGUMENTS = {
     "drift": [_P, _P, _N, _D],
     "drift_turn": [_P, _P, _N, _D, _D, _U, _U, _N],
     "normals": [_P, _N, _U, _U, _N],
+    "explore": [*5 * [_P], _N, *12 * [_D], _U, _U, _N],
     "square": [_P, _N],
     "dot": [_P, _P, _P, _N, _D],
 }
@@ -85,6 +86,25 @@ class Compiled:
     ) -> float:
         """Set x ← x + d q, then q ← q + turn z; return |q|²."""
         return self._run("drift_turn", (q, x), d, turn, seed, int(step), offset=offset)
+
+    def explore(
+        self,
+        x: Tensor,
+        g: Tensor,
+        c: Tensor,
+        u: Tensor,
+        mean: Tensor,
+        rule: Exploration,
+        draw: tuple[int, int, int],
+    ) -> None:
+        """Let x take one step around c, and count it in the mean."""
+        seed, step, offset = draw
+        lr, momentum, fresh, nesterov, alpha, inside, outside = rule
+        # weights of p and u in the direction
+        p, ahead = (1.0, momentum) if nesterov or not momentum else (0.0, 1.0)
+        numbers = (lr, momentum, fresh, p, ahead, alpha, *inside, *outside)
+        vectors = (x, g, c, u if momentum else mean, mean)
+        self._run("explore", vectors, *numbers, seed, step, offset=offset)
 
     def square(self, q: Tensor) -> float:
         """Return |q|²."""

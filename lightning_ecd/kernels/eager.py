@@ -1,5 +1,7 @@
 """The passes in plain torch: any device, any float type, one run or many as rows."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,32 @@ from lightning_ecd import flat, randomness
 #: A float on the host, a 0-d float64 tensor on an accelerator, a float64 column
 #: (R, 1) where R runs are rows.
 Number = float | Tensor
+
+
+#: Weights of x', of x' - c and of the noise in a force.
+Force = tuple[float, float, float]
+
+
+class Exploration(NamedTuple):
+    """Numbers of one exploring step, see `Body.explore`.
+
+    Attributes:
+        lr: Step size η'.
+        momentum: m.
+        fresh: Weight of the force in the momentum, 1 - dampening.
+        nesterov: Whether the force looks ahead.
+        alpha: Weight of the new point in the mean.
+        inside: Decay λ, spring γ and noise that go through the momentum.
+        outside: Those that act beside it.
+    """
+
+    lr: float
+    momentum: float
+    fresh: float
+    nesterov: bool
+    alpha: float
+    inside: Force
+    outside: Force
 
 
 class Eager:
@@ -61,6 +89,34 @@ class Eager:
         self.drift(q, x, d)
         add_scaled(q, turn, self.normals(q, seed, step, offset))
         return self.square(q)
+
+    def explore(
+        self,
+        x: Tensor,
+        g: Tensor,
+        c: Tensor,
+        u: Tensor,
+        mean: Tensor,
+        rule: Exploration,
+        draw: tuple[int, int, int],
+    ) -> None:
+        """Let x take one step around c, and count it in the mean; see `Body`."""
+        away = x - c if rule.inside[1] or rule.outside[1] else c
+        noise = rule.inside[2] or rule.outside[2]
+        z = self.normals(c, *draw) if noise else c
+
+        def pushed(start: Tensor, force: Force) -> Tensor:
+            for weight, vector in zip(force, (x, away, z), strict=True):
+                if weight:
+                    start = start.add(vector, alpha=weight)
+            return start
+
+        d = p = pushed(g, rule.inside)
+        if rule.momentum:
+            u.mul_(rule.momentum).add_(p, alpha=rule.fresh)
+            d = p.add(u, alpha=rule.momentum) if rule.nesterov else u
+        x.sub_(pushed(d, rule.outside), alpha=rule.lr)
+        mean.mul_(1 - rule.alpha).add_(x, alpha=rule.alpha)
 
     def square(self, q: Tensor) -> Number:
         """Return |q|²."""

@@ -178,6 +178,63 @@ double PASS(drift_turn)(REAL *restrict q, REAL *restrict x, int64_t n, double mo
     return total;
 }
 
+/* Explore `count` points, whose normals are z; `noisy` and `heavy` are constants. */
+static inline void PASS(explored)(REAL *restrict x, const REAL *restrict g,
+                                  const REAL *restrict c, REAL *restrict u,
+                                  REAL *restrict mean, const float *restrict z,
+                                  int64_t count, const REAL *restrict k,
+                                  const int noisy, const int heavy) {
+    const REAL lr = k[0], m = k[1], fresh = k[2], own = k[3], ahead = k[4];
+    const REAL alpha = k[5], decay_in = k[6], spring_in = k[7], noise_in = k[8];
+    const REAL decay_out = k[9], spring_out = k[10], noise_out = k[11];
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        const REAL away = x[i] - c[i], normal = noisy ? z[i] : 0;
+        const REAL p = g[i] + decay_in * x[i] + spring_in * away + noise_in * normal;
+        REAL d = p;
+        if (heavy) {
+            u[i] = m * u[i] + fresh * p;
+            d = own * p + ahead * u[i];
+        }
+        d += decay_out * x[i] + spring_out * away + noise_out * normal;
+        x[i] -= lr * d;
+        mean[i] += alpha * (x[i] - mean[i]);
+    }
+}
+
+/* One exploring step: p <- g + decay x + spring (x - c) + noise z; u <- m u + fresh p;
+ * x <- x - lr (own p + ahead u + the same beside u); mean <- mean + alpha (x - mean).
+ * u is left alone if m = 0. */
+double PASS(explore)(REAL *restrict x, const REAL *restrict g, const REAL *restrict c,
+                     REAL *u, REAL *mean, int64_t n, double lr, double m, double fresh,
+                     double own, double ahead, double alpha, double decay_in,
+                     double spring_in, double noise_in, double decay_out,
+                     double spring_out, double noise_out, uint64_t seed, uint64_t step,
+                     int64_t offset) {
+    const REAL k[] = {lr,       m,         fresh,    own,       ahead,      alpha,
+                      decay_in, spring_in, noise_in, decay_out, spring_out, noise_out};
+    const int noisy = noise_in != 0 || noise_out != 0;
+    float z[TILE];
+    for (int64_t start = 0; start < n;) {
+        const int64_t place = offset + start, skipped = place % TILE;
+        int64_t stop = start + TILE - skipped;
+        if (stop > n) stop = n;
+        const int64_t i = start, count = stop - start;
+        if (noisy) draw(z, seed, step, (uint64_t)(place / TILE));
+        const float *own_z = z + skipped;
+        if (noisy && m != 0)
+            PASS(explored)(x + i, g + i, c + i, u + i, mean + i, own_z, count, k, 1, 1);
+        else if (noisy)
+            PASS(explored)(x + i, g + i, c + i, 0, mean + i, own_z, count, k, 1, 0);
+        else if (m != 0)
+            PASS(explored)(x + i, g + i, c + i, u + i, mean + i, z, count, k, 0, 1);
+        else
+            PASS(explored)(x + i, g + i, c + i, 0, mean + i, z, count, k, 0, 0);
+        start = stop;
+    }
+    return 0;
+}
+
 /* z <- the normals of places offset, offset + 1, ... */
 double PASS(normals)(REAL *restrict z, int64_t n, uint64_t seed, uint64_t step,
                    int64_t offset) {

@@ -5,7 +5,15 @@ from lightning_ecd.optimizers.bbi import BBI
 from lightning_ecd.optimizers.ecd import ECD
 from lightning_ecd.optimizers.ecdq1 import ECDq1
 from lightning_ecd.optimizers.ecdsep import ECDSep, ECDSepLeapfrog
+from lightning_ecd.optimizers.entropy import EntropySGD
+from lightning_ecd.optimizers.entropy_adam import EntropyAdam
+from lightning_ecd.optimizers.entropy_ecd import EntropyECD
+from lightning_ecd.optimizers.langevin import SGLD, EntropySGLD
 from lightning_ecd.optimizers.plain import HeavyBall
+from lightning_ecd.optimizers.proximal import Lookahead, ProxSGD
+from lightning_ecd.optimizers.relaxation import FP, HEAT, HJB
+from lightning_ecd.optimizers.replicas import ElasticSGD, Parle
+from lightning_ecd.optimizers.sharpness import ASAM, SAM, LookSAM
 from lightning_ecd.optimizers.torch_optim import ADAM, ADAMW, RMSPROP, SGD
 from lightning_ecd.optimizers.traits import UNKNOWN, Entry, Traits
 
@@ -19,6 +27,21 @@ REGISTRY: dict[str, Entry] = {
     "ECDSep": Entry(ECDSep, ECDSep.traits),
     "ECDSepLeapfrog": Entry(ECDSepLeapfrog, ECDSepLeapfrog.traits),
     "ECDq1": Entry(ECDq1, ECDq1.traits),
+    "EntropySGD": Entry(EntropySGD, EntropySGD.traits),
+    "EntropyAdam": Entry(EntropyAdam, EntropyAdam.traits),
+    "EntropyECD": Entry(EntropyECD, EntropyECD.traits),
+    "EntropySGLD": Entry(EntropySGLD, EntropySGLD.traits),
+    "SGLD": Entry(SGLD, SGLD.traits),
+    "HJB": Entry(HJB, HJB.traits),
+    "HEAT": Entry(HEAT, HEAT.traits),
+    "FP": Entry(FP, FP.traits),
+    "ProxSGD": Entry(ProxSGD, ProxSGD.traits),
+    "Lookahead": Entry(Lookahead, Lookahead.traits),
+    "Parle": Entry(Parle, Parle.traits),
+    "ElasticSGD": Entry(ElasticSGD, ElasticSGD.traits),
+    "SAM": Entry(SAM, SAM.traits),
+    "ASAM": Entry(ASAM, ASAM.traits),
+    "LookSAM": Entry(LookSAM, LookSAM.traits),
 }
 
 
@@ -38,15 +61,30 @@ def traits_of(cls: type) -> Traits:
 
 
 __all__ = [
+    "ASAM",
     "BBI",
     "ECD",
+    "FP",
+    "HEAT",
+    "HJB",
     "REGISTRY",
+    "SAM",
+    "SGLD",
     "Descent",
     "ECDSep",
     "ECDSepLeapfrog",
     "ECDq1",
+    "ElasticSGD",
+    "EntropyAdam",
+    "EntropyECD",
+    "EntropySGD",
+    "EntropySGLD",
     "Entry",
     "HeavyBall",
+    "LookSAM",
+    "Lookahead",
+    "Parle",
+    "ProxSGD",
     "Traits",
     "traits_of",
 ]

@@ -13,7 +13,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from lightning_ecd.errors import Diverged
 from lightning_ecd.flat import FlatParameters
-from lightning_ecd.kernels import Number
+from lightning_ecd.kernels import Number, body_of
 from lightning_ecd.optimizers.traits import Traits
 
 #: Parameters, or groups of them, as torch.optim takes them.
@@ -48,13 +48,20 @@ class Descent(torch.optim.Optimizer):
     """
 
     traits: ClassVar[Traits]
+    #: Ranks keep their own gradients; the optimizer communicates.
+    local_gradients: ClassVar[bool] = False
     #: Allowed interval of every bounded hyper-parameter, such as "(0, inf)".
     bounds: ClassVar[Mapping[str, str]] = {}
+    #: Chooses what passes over the vectors: eager, compiled or fused.
+    body_of = staticmethod(body_of)
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]):
         self._flat: FlatParameters | None = None
         super().__init__(params, defaults)
         self.info: dict[str, Number] = {}
+
+    #: Where `x` returns if an evaluation elsewhere fails; updates that leave set it.
+    _home: Tensor | None = None
 
     #: Independent runs that are the rows of one parameter, whose columns are
     #: contiguous (trajectories.py); numbers of the system are then columns (rows, 1).
@@ -151,7 +158,15 @@ class Descent(torch.optim.Optimizer):
         system.setdefault("steps", 0)
         with torch.no_grad():
             if closure is not None:
-                self.update(evaluate(), evaluate, **extra)
+                try:
+                    self.begin()
+                    self.update(evaluate(), evaluate, **extra)
+                except Diverged:
+                    if self._home is not None:
+                        self.x.copy_(self._home)
+                    raise
+                finally:
+                    self._home = None
             elif self.traits.closure:
                 raise TypeError(
                     f"{type(self).__name__}.step needs a closure that evaluates the "
@@ -181,6 +196,9 @@ class Descent(torch.optim.Optimizer):
                 f"{type(self).__name__} stops before the update"
             )
         return number
+
+    def begin(self) -> None:
+        """Move `x` to where the first evaluation is wanted: from x itself, nowhere."""
 
     @abstractmethod
     def update(self, loss: Number, evaluate: Evaluate) -> None:
@@ -243,6 +261,16 @@ class Descent(torch.optim.Optimizer):
         """Return zeros laid out as `x`, in float32 beside 16-bit parameters."""
         half = self.x.dtype in (torch.bfloat16, torch.float16)
         return torch.zeros_like(self.x, dtype=torch.float32 if half else None)
+
+    def kept(self, name: str) -> Tensor:
+        """Return a vector that persists, zeros at first."""
+        vectors = self.vectors
+        if name not in vectors:
+            vectors[name] = self.new_vector()
+        vector = vectors[name]
+        if vector.dtype.itemsize < self.x.dtype.itemsize:  # of a shorter checkpoint
+            vector = vectors[name] = vector.to(self.x.dtype)
+        return vector
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set the gradients to zero, in place: they stay views of `g`."""

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lightning_ecd.flat import FlatParameters
-from lightning_ecd.kernels import Body, Eager, body_of
+from lightning_ecd.kernels import Body, Eager
 from lightning_ecd.optimizers.base import Descent, Evaluate, Number, where
 from lightning_ecd.optimizers.hamiltonian import Hamiltonian
 from lightning_ecd.optimizers.particle import Particle, Span
@@ -71,8 +71,6 @@ class ECD(Descent):
     #: The paper's constants: no rescale below eps1, no motion at V <= eps2.
     eps1: ClassVar[float] = 1e-10
     eps2: ClassVar[float] = 1e-40
-    #: Chooses what passes over the vectors.
-    body_of = staticmethod(body_of)
 
     _particles: list[Particle] | None = None
 
@@ -104,8 +102,7 @@ class ECD(Descent):
 
     def update(self, loss: Number, evaluate: Evaluate) -> None:
         """Move the particle by one time step, or turn it."""
-        if "momentum" not in self.vectors:
-            self.vectors["momentum"] = self.new_vector()
+        self.kept("momentum")
         if "energy" not in self.system and not self._start(loss):
             self._rest()
             return

@@ -56,8 +56,6 @@ class HeavyBall(Descent):
             if group["weight_decay"]:
                 g = g.add(x, alpha=group["weight_decay"])
             if group["momentum"]:
-                if "momentum" not in self.vectors:
-                    self.vectors["momentum"] = self.new_vector()
-                p = self.vectors["momentum"][start:stop]
+                p = self.kept("momentum")[start:stop]
                 g = p.mul_(group["momentum"]).add_(g)
             x.add_(g, alpha=-group["lr"])

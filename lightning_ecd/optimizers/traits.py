@@ -62,14 +62,15 @@ class Traits:
 
         Args:
             what: The attribute's name.
-            hyperparameters: Values of the names in its arithmetic.
+            hyperparameters: Values of the names in its arithmetic; `step`, counted
+                from 0, is 0 unless it is given.
 
         Example:
             >>> sgd = Traits("plain", "", "", state="momentum != 0")
             >>> sgd.count("state", {"momentum": 0.9})
             1
         """
-        return int(arithmetic(getattr(self, what), hyperparameters))
+        return int(arithmetic(getattr(self, what), {"step": 0, **hyperparameters}))
 
 
 #: What is assumed of an optimizer that is not registered.
@@ -95,6 +96,16 @@ class Entry:
         """Search range of every hyper-parameter that has one."""
         own = annotated_ranges(self.cls) if not self.extra_ranges else {}
         return {**own, **self.extra_ranges}
+
+    def minibatches(self, arguments: Mapping[str, Any]) -> int:
+        """Return how many fresh mini-batches a step takes, given the arguments.
+
+        Presets may settle what the arguments leave open, so one is built to be asked.
+        """
+        if self.traits.minibatches.isdigit():
+            return int(self.traits.minibatches)
+        optimizer = self.cls([torch.nn.Parameter(torch.zeros(1))], **arguments)
+        return self.traits.count("minibatches", optimizer.param_groups[0])
 
 
 _OPERATORS: dict[type, Any] = {

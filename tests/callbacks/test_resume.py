@@ -3,6 +3,7 @@
 import signal
 import time
 from functools import partial
+from itertools import groupby
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 from lightning_ecd.callbacks import Checkpoints, WholeFiles
 from lightning_ecd.optimizers import REGISTRY
-from tests.modules.toys import Regression, loader, trainer, weights
+from tests.modules.toys import Regression, loader, maker, trainer, weights
 
 NAMES = list(REGISTRY)
 EPOCH = 15  # batches of 4 in 58 samples
@@ -42,11 +43,10 @@ def stop(trainer):  # as EarlyStopping and Timer do
 
 
 def make_task(name="BBI", **settings):
-    arguments = {"lr": 0.05}
+    arguments = {}
     if name == "BBI":  # bounces every third step
-        arguments |= {"bounce_every": 3, "fixed_bounces": 1000}
-    optimizer = partial(REGISTRY[name].cls, **arguments)
-    return Regression(optimizer, dropout=0.3, **settings)
+        arguments |= {"lr": 0.05, "bounce_every": 3, "fixed_bounces": 1000}
+    return Regression(maker(name, **arguments), minibatches=1, dropout=0.3, **settings)
 
 
 def fit(folder, task, *callbacks, seed=0, checkpoint=None, every=0, **settings):
@@ -92,6 +92,9 @@ def test_after_a_crash_in_the_middle_of_an_epoch(name, tmp_path):
     with pytest.raises(Crash):
         fit(tmp_path, first, At(23, crash), every=5)
     second, _ = resumed(tmp_path, name=name, settings=decay)
+    if REGISTRY[name].traits.evaluations != "1":
+        for task in (whole, first, second):  # all evaluations of a step see its batch
+            task.seen = [batch for batch, _ in groupby(task.seen)]
     assert_same_run(whole, first, second, 20)
 
 

@@ -101,6 +101,28 @@ def test_evaluations_are_counted_and_logged(tmp_path):
     assert runner.callback_metrics["train/evaluations"] == 12.0
 
 
+def test_effective_epochs_are_samples_seen_over_those_of_the_training_set(tmp_path):
+    task, runner = Regression(Twice), trainer(tmp_path, log_every_n_steps=1)
+    runner.fit(task, loader(5, minibatches=2))  # two epochs
+    assert runner.callback_metrics["train/effective_epochs"] == 2.0
+    task, runner = Regression(Twice), trainer(tmp_path, log_every_n_steps=1)
+    task.minibatches = 1  # both evaluations see the whole batch
+    runner.fit(task, loader(5, last="drop"))
+    expected = 2 * 2 * 55 / 58
+    found = runner.callback_metrics["train/effective_epochs"].item()
+    assert found == pytest.approx(expected)
+
+
+def test_effective_epochs_go_on_in_a_resumed_run(tmp_path):
+    task, runner = Regression(Twice), trainer(tmp_path, max_epochs=1)
+    runner.fit(task, loader(5, minibatches=2))
+    runner.save_checkpoint(tmp_path / "one.ckpt")
+    task, runner = Regression(Twice), trainer(tmp_path, log_every_n_steps=1)
+    path = str(tmp_path / "one.ckpt")
+    runner.fit(task, loader(5, minibatches=2), ckpt_path=path)
+    assert runner.callback_metrics["train/effective_epochs"] == 2.0
+
+
 def test_accumulated_evaluations_count_once_per_step(tmp_path):
     make = partial(HeavyBall, lr=0.01)
     task, runner = fitted(tmp_path, make, 4, accumulate_grad_batches=4, max_epochs=1)
@@ -132,6 +154,35 @@ def test_one_minibatch_is_used_again_by_every_evaluation(tmp_path):
     trainer(tmp_path, max_epochs=1).fit(task, data)
     assert len(task.seen) == 4
     assert task.seen[0] == task.seen[1] != task.seen[2] == task.seen[3]
+
+
+class Normalized(Regression):
+    """With a BatchNorm layer before the network."""
+
+    def __init__(self, optimizer, minibatches=None):
+        super().__init__(optimizer, minibatches)
+        self.network = torch.nn.Sequential(torch.nn.BatchNorm1d(5), *self.network)
+
+
+@pytest.mark.parametrize(("minibatches", "moves"), [(1, 1), (2, 2)])
+def test_statistics_move_once_per_mini_batch(minibatches, moves, tmp_path):
+    """A second look at the same batch moves nothing, and normalises all the same."""
+    task = Normalized(Twice, minibatches=minibatches)
+    data = loader(5, minibatches=minibatches, order="sequential")
+    trainer(tmp_path, max_steps=1).fit(task, data)
+    x = samples()[0]
+    expected = torch.zeros(5)
+    for i in range(moves):
+        expected = 0.9 * expected + 0.1 * x[5 * i : 5 * i + 5].mean(0)
+    norm = task.network[0]
+    torch.testing.assert_close(norm.running_mean, expected, rtol=1e-5, atol=1e-6)
+    assert norm.num_batches_tracked == moves
+    assert norm.track_running_stats
+
+
+def test_a_batch_of_fewer_samples_than_parts_is_refused(tmp_path):
+    with pytest.raises(UserError, match="a batch of 1 samples cannot be cut into 2"):
+        trainer(tmp_path).fit(Regression(Twice), loader(1))
 
 
 class Data(pl.LightningDataModule):

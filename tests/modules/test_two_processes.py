@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.modules.toys import weights
-from tests.modules.two_processes import CASES, fit
+from tests.modules.two_processes import CASES, LOCAL, fit
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,3 +40,11 @@ def test_two_processes_equal_one_on_the_union(case, ranks, tmp_path):
     assert worst < 1e-12
     union = runner.callback_metrics["train/loss"].item()
     assert first["loss"].item() == pytest.approx(union, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_ranks_that_keep_their_gradients_share_a_master(name, ranks):
+    """Averaged gradients would keep all replicas where the master is."""
+    first, second = (torch.load(ranks / f"{name}-{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first["weights"], second["weights"])
+    assert first["info"]["spread"] > 1e-4

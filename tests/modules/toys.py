@@ -1,5 +1,8 @@
 """A small task, its data and a bare Trainer, for tests of the training loop."""
 
+import inspect
+from functools import partial
+
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
@@ -7,7 +10,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from datamodules import Loader
-from lightning_ecd.optimizers import Descent, Traits
+from lightning_ecd.optimizers import REGISTRY, Descent, Traits
 from modules import Task
 
 SAMPLES = 58  # 3 batches of 16 and 10 more; 14 batches of 4 and 2 more
@@ -48,6 +51,14 @@ class Regression(Task):
 
     def validation_step(self, batch, batch_idx):
         self.log("val/loss", self.loss(batch))
+
+
+def maker(name, **settings):
+    """What builds a registered optimizer, with steps that suit `Regression`."""
+    cls = REGISTRY[name].cls
+    accepted = inspect.signature(cls).parameters
+    small = {key: 0.01 for key in ("lr", "inner_lr") if key in accepted}
+    return partial(cls, **(small | settings))
 
 
 def samples(n=SAMPLES, dtype=torch.float32):

@@ -5,7 +5,6 @@ own, because a process that other tests have used is not safe to fork.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,15 +13,25 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from datamodules import Loader
 from lightning_ecd.optimizers import REGISTRY
-from tests.modules.toys import Regression, samples, trainer, weights
+from tests.modules.toys import Regression, maker, samples, trainer, weights
 
 FLAGS = ("gradient_as_bucket_view", "static_graph", "find_unused_parameters")
 #: Case -> optimizer, settings of the Trainer, settings of the strategy.
 CASES = {
-    **{name: (name, {}, {}) for name, e in REGISTRY.items() if e.traits.ddp},
+    **{
+        name: (name, {}, {})
+        for name, entry in REGISTRY.items()
+        if entry.traits.ddp and not getattr(entry.cls, "local_gradients", False)
+    },
     **{flag: ("BBI", {}, {flag: True}) for flag in FLAGS},
     "accumulation": ("BBI", {"accumulate_grad_batches": 4}, {}),
 }
+#: Optimizers whose ranks keep their own gradients.
+LOCAL = [
+    name
+    for name, entry in REGISTRY.items()
+    if entry.traits.ddp and getattr(entry.cls, "local_gradients", False)
+]
 
 
 class Data(pl.LightningDataModule):
@@ -47,12 +56,15 @@ class Reports(pl.Callback):
     def on_train_end(self, trainer, pl_module):
         loss = trainer.callback_metrics["train/loss"]
         file = f"{self.path}-{trainer.global_rank}.pt"
-        torch.save({"weights": weights(pl_module), "loss": loss}, file)
+        info = getattr(trainer.optimizers[0], "info", {})
+        torch.save(
+            {"weights": weights(pl_module), "loss": loss, "info": dict(info)}, file
+        )
 
 
 def fit(folder, case, **settings):
-    name, own, _ = CASES[case]
-    task = Regression(partial(REGISTRY[name].cls, lr=0.01))
+    name, own, _ = CASES.get(case, (case, {}, {}))
+    task = Regression(maker(name), minibatches=1)
     runner = trainer(
         folder, precision="64-true", log_every_n_steps=1, **own, **settings
     )
@@ -61,7 +73,8 @@ def fit(folder, case, **settings):
 
 
 def main(folder):
-    for case, (_, _, flags) in CASES.items():
+    flags_of = {case: flags for case, (_, _, flags) in CASES.items()}
+    for case, flags in (flags_of | {name: {} for name in LOCAL}).items():
         strategy = DDPStrategy(
             start_method="fork", process_group_backend="gloo", **flags
         )

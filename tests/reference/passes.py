@@ -29,3 +29,20 @@ def square(q):
 
 def dot(q, g, x, decay):
     return math.fsum(q[i] * (g[i] + decay * x[i]) for i in range(len(q)))
+
+
+def explore(x, g, c, u, mean, rule, z):
+    """One exploring step of lists, in place; `rule` as in `Body.explore`."""
+    for i, center in enumerate(c):
+        away = x[i] - center
+
+        def force(weights, i=i, away=away):
+            decay, spring, noise = weights
+            return decay * x[i] + spring * away + noise * z[i]
+
+        d = p = g[i] + force(rule.inside)
+        if rule.momentum:
+            u[i] = rule.momentum * u[i] + rule.fresh * p
+            d = p + rule.momentum * u[i] if rule.nesterov else u[i]
+        x[i] -= rule.lr * (d + force(rule.outside))
+        mean[i] = (1 - rule.alpha) * mean[i] + rule.alpha * x[i]

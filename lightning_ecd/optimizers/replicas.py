@@ -1,0 +1,314 @@
+r"""Replicas that explore apart and are drawn to their mean: Parle, Elastic-SGD.
+
+========  ======================  ==============================================
+symbol    variable                shape and meaning
+========  ======================  ==============================================
+x         ``x``                   (n,) the master, mean of all x_i
+x_i - x   ``offset_k``            (n,) where replica i stands; k counts all ranks'
+μ_i       ``means[i]``            (n,) running mean of its exploring points
+r         ``r``                   (n,) mean of all μ_i
+u_i       ``inner_momentum_k``    (n,) momentum of the exploring point
+v_i       ``momentum_k``          (n,) momentum of the replica
+========  ======================  ==============================================
+"""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, distributed
+
+from lightning_ecd.flat import square_norm
+from lightning_ecd.optimizers.base import Evaluate, Number, ParamsT
+from lightning_ecd.optimizers.entropy import BOUNDS, resolved
+from lightning_ecd.optimizers.exploration import FAMILY, Exploring
+from lightning_ecd.ranges import Integers, LogUniform, Uniform
+
+_BOUNDS = ("lr", "momentum", "weight_decay", "inner_steps", "inner_lr", "gamma")
+_EVALUATIONS = "replicas * (inner_steps + (inner_steps == 0))"
+
+
+class _Replicas(Exploring):
+    """Replicas, as many on every rank, held together by springs to their mean."""
+
+    local_gradients = True
+    shared = (*Exploring.shared, "replicas")
+    bounds = {
+        **{name: BOUNDS[name] for name in (*_BOUNDS, "scoping", "gamma_max", "alpha")},
+        "replicas": "[1, inf)",
+        "rho": "[0, inf)",
+        "rho_max": "(0, inf]",
+    }
+    #: Vectors of all ranks, by name, once gathered for a checkpoint.
+    _gathered: dict[str, Tensor] | None = None
+
+    def begin(self) -> None:
+        """Leave the master for the first replica."""
+        self._home = self.x.clone()
+        self.x.add_(self._own("offset", 0))
+
+    def update(self, loss: Number, evaluate: Evaluate) -> None:
+        """Let every replica explore, then draw all to their mean."""
+        head, master = self.param_groups[0], self._home
+        assert master is not None  # left in `begin`
+        self._warn()
+        means, r = [], self.new_vector()
+        for i in range(head["replicas"]):
+            if i:
+                self.x.copy_(master).add_(self._own("offset", i))
+                loss = evaluate()
+            c = self.new_vector().copy_(self.x)
+            if head["inner_steps"]:
+                u = self._own("inner_momentum", i) if head["momentum"] else c
+                means.append(self.new_vector())
+                self.explore(loss, evaluate, c, means[i], u)
+                r.add_(means[i])
+            else:  # the gradient takes the place of x_i - μ_i
+                means.append(c - self._force())
+                r.add_(c)
+        r = self._mean(r)
+        replicas = [self._moved(i, mean, master, r) for i, mean in enumerate(means)]
+        self.x.copy_(self._mean(torch.stack(replicas).sum(0)))
+        for i, x_i in enumerate(replicas):
+            self._own("offset", i).copy_(x_i).sub_(self.x)
+        self.info = {"gamma": self.scope(head), "rho": self.pull(head)}
+        spread = [square_norm(self._own("offset", i)) for i in range(len(replicas))]
+        self.info["spread"] = (sum(spread) / len(spread)) ** 0.5
+
+    def _moved(self, i: int, mean: Tensor, master: Tensor, r: Tensor) -> Tensor:
+        """Return x_i - η (D + m v), v ← m v + D, D = x_i - μ_i + ρ (x_i - r)."""
+        x_i = master + self._own("offset", i)
+        for group, span in zip(self.param_groups, self.flat.spans, strict=True):
+            part, m = slice(*span), group["momentum"]
+            d = x_i[part] - mean[part]
+            d.add_(x_i[part] - r[part], alpha=self.pull(group))
+            if m:
+                v = self._own("momentum", i)[part].mul_(m).add_(d)
+                d.add_(v, alpha=m)
+            x_i[part].sub_(d, alpha=group["lr"])
+        return x_i
+
+    def pull(self, group: dict[str, Any]) -> float:
+        """Return ρ of this step: it grows as γ does."""
+        like = {**group, "gamma": group["rho"], "gamma_max": group["rho_max"]}
+        return self.scope(like)
+
+    def _force(self) -> Tensor:
+        """Return ∇f + λ x at the present parameters."""
+        force = self.g.clone()
+        for group, (start, stop) in zip(
+            self.param_groups, self.flat.spans, strict=True
+        ):
+            force[start:stop].add_(self.x[start:stop], alpha=group["weight_decay"])
+        return force
+
+    # -- ranks ---------------------------------------------------------------------
+
+    def _own(self, name: str, i: int) -> Tensor:
+        """Return a vector of replica i of this rank."""
+        return self.kept(f"{name}_{_rank() * self.param_groups[0]['replicas'] + i}")
+
+    def _mean(self, total: Tensor) -> Tensor:
+        """Return the mean over all ranks' replicas of what a rank has summed."""
+        if _ranks() > 1:
+            distributed.all_reduce(total)
+        return total.div_(self.param_groups[0]["replicas"] * _ranks())
+
+    def consolidate_state_dict(self, to: int = 0) -> None:
+        """Gather the replicas of all ranks for `state_dict`; every rank must call it.
+
+        Args:
+            to: The rank that wants them; all get them.
+        """
+        gathered, replicas = {}, self.param_groups[0]["replicas"]
+        for name, vector in self._in_checkpoint_order(self.vectors).items():
+            pieces = [torch.empty_like(vector) for _ in range(_ranks())]
+            if _ranks() > 1:
+                distributed.all_gather(pieces, vector)
+            else:
+                pieces = [vector]
+            kind, own = name.rsplit("_", 1)
+            for rank, piece in enumerate(pieces):
+                gathered[f"{kind}_{int(own) % replicas + rank * replicas}"] = piece
+        self._gathered = gathered
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's state, or after `consolidate_state_dict` all ranks'."""
+        packed = super().state_dict()
+        if self._gathered:
+            packed["state"][0] = self._gathered
+        self._gathered = None
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load this rank's replicas out of all ranks'."""
+        super().load_state_dict(state_dict)
+        each = self.param_groups[0]["replicas"]
+        found = sum(name.startswith("offset_") for name in self.vectors)
+        if found not in (0, each * _ranks()):
+            raise ValueError(
+                f"the checkpoint has {found} replicas, {each} on each of {_ranks()} "
+                "ranks are wanted: resume on as many ranks as before"
+            )
+        mine = range(_rank() * each, (_rank() + 1) * each)
+        for name in list(self.vectors):
+            if int(name.rsplit("_", 1)[1]) not in mine:
+                del self.vectors[name]
+
+
+class Parle(_Replicas):
+    r"""Entropy-SGD on several replicas, which are drawn to the mean of all.
+
+    Every replica explores by L steps around itself, then moves towards the mean μ_i of
+    its exploring points and the mean r of all of them; both springs stiffen.
+
+    .. math:: q = \nabla f(x') + \lambda x' + \gamma (x' - x_i), \quad
+        u_i \leftarrow m u_i + q, \quad x' \leftarrow x' - \eta' (q + m u_i), \quad
+        \mu_i \leftarrow (1 - \alpha)\,\mu_i + \alpha x' \quad (L \text{ times})
+
+    .. math:: D = x_i - \mu_i + \rho\,(x_i - r), \qquad v_i \leftarrow m v_i + D,
+        \qquad x_i \leftarrow x_i - \eta\,(D + m v_i)
+
+    On several ranks each has `replicas` of its own, whose gradients are not averaged:
+    they meet once in L evaluations.
+
+    Args:
+        params: Parameters or groups.
+        lr: Step size η > 0 of the replicas.
+        momentum: m in [0, 1) of both moves, Nesterov's.
+        weight_decay: L2 factor λ >= 0.
+        replicas: On every rank, >= 1.
+        inner_steps: L >= 0; 0: the gradient takes the place of x_i - μ_i.
+        inner_lr: Step size η' > 0 of the exploring points.
+        gamma: Initial scope γ0 >= 0.
+        scoping: Growth >= 0 of γ and ρ per step.
+        gamma_max: Largest γ > 0.
+        rho: Initial ρ0 >= 0, pull towards the mean of all.
+        rho_max: Largest ρ > 0.
+        alpha: Weight α in (0, 1] of the newest point in μ_i.
+
+    Note:
+        After a step the parameters are the master, the mean of all replicas. The loss
+        that a step returns is that of its first evaluation, at the first replica.
+        Outside Lightning, wrap the closure in DDP's ``no_sync``.
+
+    Reference:
+        P. Chaudhari et al., "Parle: parallelizing stochastic gradient descent", 2017,
+        arXiv 1707.00424.
+    """
+
+    traits = replace(
+        FAMILY,
+        summary="replicas that explore apart, drawn to their mean",
+        paper="Chaudhari et al., 2017, arXiv 1707.00424",
+        evaluations=_EVALUATIONS,
+        minibatches=_EVALUATIONS,
+        state="replicas * (1 + (momentum != 0) * (1 + (inner_steps > 0)))",
+        draws_noise=False,
+    )
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Annotated[float, Uniform(0.02, 1.0)] = 0.1,
+        momentum: float = 0.9,
+        weight_decay: Annotated[float, LogUniform(1e-6, 1e-2)] = 0.0,
+        replicas: int = 3,
+        inner_steps: Annotated[int, Integers(5, 25)] = 25,
+        inner_lr: Annotated[float, Uniform(0.02, 1.0)] = 0.1,
+        gamma: Annotated[float, LogUniform(1e-4, 1.0)] = 0.01,
+        scoping: Annotated[float, LogUniform(1e-5, 1.0)] = 0.5,
+        gamma_max: float = 1.0,
+        rho: Annotated[float, LogUniform(1e-2, 10.0)] = 1.0,
+        rho_max: float = 10.0,
+        alpha: float = 1.0,
+    ):
+        switches = resolved(
+            "hj",
+            momentum=momentum,
+            inner_lr=inner_lr,
+            gamma_max=gamma_max,
+            alpha=alpha,
+            inner_nesterov=True,
+            skip_first_eval=True,
+        )
+        defaults = {
+            "lr": lr,
+            "dampening": 0.0,
+            "weight_decay": weight_decay,
+            "replicas": replicas,
+            "inner_steps": inner_steps,
+            "gamma": gamma,
+            "scoping": scoping,
+            "noise": 0.0,
+            "scope_schedule": "exponential",
+            "rho": rho,
+            "rho_max": rho_max,
+            "seed": 0,
+            **switches,
+        }
+        super().__init__(params, defaults)
+
+
+class ElasticSGD(Parle):
+    r"""SGD on several replicas, drawn to their mean at every step.
+
+    .. math:: D = \nabla f(x_i) + \lambda x_i + \rho\,(x_i - r), \qquad
+        v_i \leftarrow m v_i + D, \qquad x_i \leftarrow x_i - \eta\,(D + m v_i)
+
+    `Parle` without exploration, L = 0; see there for ranks and for what a step leaves
+    behind.
+
+    Args:
+        params: Parameters or groups.
+        lr: Step size η > 0.
+        momentum: m in [0, 1), Nesterov's.
+        weight_decay: L2 factor λ >= 0.
+        replicas: On every rank, >= 1.
+        rho: Initial ρ0 >= 0, pull towards the mean of all.
+        scoping: Growth >= 0 of ρ per step.
+        rho_max: Largest ρ > 0.
+
+    Reference:
+        S. Zhang, A. Choromanska, Y. LeCun, "Deep learning with elastic averaging
+        SGD", NeurIPS 2015, arXiv 1412.6651; in the form of arXiv 1707.00424.
+    """
+
+    traits = replace(
+        Parle.traits,
+        summary="SGD on replicas, drawn to their mean",
+        paper="Zhang, Choromanska, LeCun, NeurIPS 2015, arXiv 1412.6651",
+    )
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Annotated[float, LogUniform(1e-3, 1.0)] = 0.1,
+        momentum: float = 0.9,
+        weight_decay: Annotated[float, LogUniform(1e-6, 1e-2)] = 0.0,
+        replicas: int = 3,
+        rho: Annotated[float, LogUniform(1e-2, 10.0)] = 1.0,
+        scoping: float = 0.0,
+        rho_max: float = 10.0,
+    ):
+        super().__init__(
+            params,
+            lr,
+            momentum,
+            weight_decay,
+            replicas,
+            inner_steps=0,
+            scoping=scoping,
+            rho=rho,
+            rho_max=rho_max,
+        )
+
+
+def _ranks() -> int:
+    on = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if on else 1
+
+
+def _rank() -> int:
+    on = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_rank() if on else 0
