@@ -6,6 +6,7 @@ from datamodules.images import MNIST, Digits, FashionMNIST, Images
 from datamodules.memory import Loader
 from datamodules.problems import Gaussians, Populations, Samples
 from datamodules.steps import Steps
+from datamodules.text import Text
 from datamodules.tiny_imagenet import TinyImageNet
 from datamodules.transforms import Augmentation, Compose, RandomFlip, RandomShift
 
@@ -26,5 +27,6 @@ __all__ = [
     "RandomShift",
     "Samples",
     "Steps",
+    "Text",
     "TinyImageNet",
 ]

@@ -26,6 +26,7 @@ from lightning_ecd import pool
 from lightning_ecd.randomness import generator
 
 Part = Literal["train", "test"]
+Scale = Literal["unit", "signed", "raw"]
 #: What `data_dir` is unless it is given.
 DEFAULT_FOLDER = "data"
 
@@ -43,7 +44,7 @@ def data_root(data_dir: str) -> Path:
 
 
 class Images(pl.LightningDataModule):
-    """Labelled images: uint8 in memory, float32 in [0, 1] in the batches.
+    """Labelled images: uint8 in memory, float32 in the batches.
 
     The tensors move to the training device once and all loaders share them; a split
     is a vector of indices. Under several ranks a training batch is divided among
@@ -62,12 +63,18 @@ class Images(pl.LightningDataModule):
             function like its `__call__`, for images in uint8.
         eval_batch_size: The most samples in a batch of validation, test, prediction.
         drop_last: Leave out an epoch's last, incomplete training batch.
+        scale: Of the pixels that the network sees: "unit": in [0, 1]; "signed":
+            (x - 126)/126 of the bytes x, about [-1, 1]; "raw": the bytes themselves.
+            The latter two are those of the Lua and of the PyTorch program of
+            Entropy-SGD.
     """
 
     classes: ClassVar[int] = 10
     shape: ClassVar[tuple[int, int, int]]
     train_size: ClassVar[int]
     top: ClassVar[int] = 255
+    #: What "signed" maps to 0.
+    centre: ClassVar[int] = 126
     #: Attributes that `read` depends on: data sets equal in them may be shared.
     read_from: ClassVar[tuple[str, ...]] = ()
     mean: tuple[float, ...]
@@ -84,12 +91,16 @@ class Images(pl.LightningDataModule):
         augment: Augmentation | None = None,
         eval_batch_size: int = 1000,
         drop_last: bool = False,
+        scale: Scale = "unit",
     ) -> None:
         super().__init__()
         at_least_one("batch_size", batch_size)
         at_least_one("minibatches", minibatches)
         at_least_one("eval_batch_size", eval_batch_size)
         one_of("order", order, ("shuffled", "sequential", "replacement"))
+        one_of("scale", scale, ("unit", "signed", "raw"))
+        if normalize and scale != "unit":
+            raise ValueError(f"scale must be unit with normalize=True, not {scale!r}")
         if not 0 <= val_size < self.train_size:
             raise ValueError(
                 f"val_size must be in [0, {self.train_size - 1}], not {val_size}"
@@ -97,7 +108,8 @@ class Images(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.minibatches, self.drop_last = minibatches, drop_last
         self.val_size, self.seed = val_size, seed
-        self.order, self.augment, self.normalize = order, augment, normalize
+        self.order, self.augment = order, augment
+        self.normalize, self.scale = normalize, scale
         self._parts: dict[Part, tuple[Tensor, Tensor]] = {}
         # Plain data only; the number of mini-batches belongs to the model, and
         # Lightning refuses to log one name with two values.
@@ -191,7 +203,10 @@ class Images(pl.LightningDataModule):
         """Return the function from uint8 to what the network sees."""
         device, shift = self._device, None
         # Tensors: CUDA turns a division by a number into an inexact product.
-        scale = torch.tensor(float(self.top), device=device)
+        sizes = {"unit": self.top, "signed": self.centre, "raw": 1}
+        scale = torch.tensor(float(sizes[self.scale]), device=device)
+        if self.scale == "signed":
+            shift = scale
         if self.normalize:
             shift = torch.tensor(self.mean, device=device).view(-1, 1, 1) * scale
             scale = torch.tensor(self.std, device=device).view(-1, 1, 1) * scale
@@ -293,7 +308,8 @@ class FashionMNIST(MNIST):
 class Digits(Images):
     """Handwritten digits, 8 x 8, that come with scikit-learn: needs no files.
 
-    Of the 1797 images, 297 are the test set, the same for every `seed`.
+    Of the 1797 images, 297 are the test set, the same for every `seed`. Pixels go up
+    to 16: "signed" is (x - 8)/8.
 
     Args:
         val_size: Samples taken from the 1500 for validation; 0: none.
@@ -306,7 +322,7 @@ class Digits(Images):
 
     shape = (1, 8, 8)
     train_size = 1500
-    top = 16
+    top, centre = 16, 8
     mean, std = (0.3054,), (0.3760,)
 
     def __init__(self, val_size: int = 250, **kwargs: Any) -> None:

@@ -1,28 +1,49 @@
 """What is minimized: LightningModules and their networks."""
 
+from modules.allcnn import AllCNN
 from modules.classifier import Classifier
+from modules.cnn import MnistConv, MnistFC
 from modules.dense import MLP, ResidualMLP
 from modules.function import FunctionTask
 from modules.lenet import LeNet, LeNet5
 from modules.pinn import PINN, Poisson, SineProduct
 from modules.ratio import LikelihoodRatio
+from modules.recurrent import (
+    CharLSTM,
+    LanguageModel,
+    StreamLSTM,
+    TokenNetwork,
+    WordLSTM,
+)
 from modules.resnet import PreActResNet, ResNet
+from modules.small import SmallCharLSTM, SmallLeNet, SmallMnistFC
 from modules.task import Task
 from modules.wide_resnet import WideResNet
 
 __all__ = [
     "MLP",
     "PINN",
+    "AllCNN",
+    "CharLSTM",
     "Classifier",
     "FunctionTask",
+    "LanguageModel",
     "LeNet",
     "LeNet5",
     "LikelihoodRatio",
+    "MnistConv",
+    "MnistFC",
     "Poisson",
     "PreActResNet",
     "ResNet",
     "ResidualMLP",
     "SineProduct",
+    "SmallCharLSTM",
+    "SmallLeNet",
+    "SmallMnistFC",
+    "StreamLSTM",
     "Task",
+    "TokenNetwork",
     "WideResNet",
+    "WordLSTM",
 ]

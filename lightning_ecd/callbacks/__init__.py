@@ -1,7 +1,9 @@
 """What Lightning does around the training loop of every run."""
 
 from lightning_ecd.callbacks.averaging import LastAverage, WeightAverage
+from lightning_ecd.callbacks.batchnorm import BatchNormEstimate
 from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
+from lightning_ecd.callbacks.curvature import Curvature
 from lightning_ecd.callbacks.diagnostics import Diagnostics
 from lightning_ecd.callbacks.hparams import TensorBoard
 from lightning_ecd.callbacks.metrics_file import MetricsFile
@@ -11,7 +13,9 @@ from lightning_ecd.callbacks.slices import RadialSlice
 from lightning_ecd.callbacks.surface import Surface
 
 __all__ = [
+    "BatchNormEstimate",
     "Checkpoints",
+    "Curvature",
     "Diagnostics",
     "LastAverage",
     "MetricsFile",
