@@ -12,6 +12,8 @@ COMMANDS = {
     "test": "compute test metrics of a checkpoint",
     "predict": "write predictions of a checkpoint",
     "tune": "search hyper-parameters; --config FILE, or --restore FOLDER",
+    "curvature": "spectrum, trace and flatness of a checkpoint's loss",
+    "scoping": "figure: local entropy finds the wide valley of a landscape",
     "trajectories": "many runs of optimizers on a synthetic function",
     "table": "published results beside ours, from a file of configs/table",
     "optimizers": "list the registered optimizers; a wildcard filters; --json",
@@ -53,6 +55,14 @@ def main(args: Sequence[str] | None = None) -> None:
         from lightning_ecd.studies import trajectories
 
         trajectories(arguments[1:])
+    elif command == "curvature":
+        from lightning_ecd.inspection import curvature
+
+        curvature(arguments[1:])
+    elif command == "scoping":
+        from lightning_ecd.scoping import scoping
+
+        scoping(arguments[1:])
     elif command == "tune":
         from tune.command import main as tune
 

@@ -20,7 +20,7 @@ LAYERS = (
     {"callbacks"},
     {"parser"},
     {"cli"},
-    {"studies"},
+    {"inspection", "scoping", "studies"},
     {"__main__"},
 )
 

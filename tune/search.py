@@ -23,7 +23,13 @@ from tune.spaces import Space
 from tune.trial import Mode
 
 #: What is reported beside the metrics that a task declares.
-_ALWAYS = ("train/loss", "train/epoch_loss", "train/evaluations", "epoch")
+_ALWAYS = (
+    "train/loss",
+    "train/epoch_loss",
+    "train/evaluations",
+    "train/effective_epochs",
+    "epoch",
+)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import laplacian, loops, steps
+from tests.benchmarks import curvature, exploration, laplacian, loops, steps
 
 
 def main() -> None:
@@ -24,12 +24,26 @@ def main() -> None:
             met = None if bar is None else ratio <= bar
             label = f"{name} / {steps.BASE}, step, {network}"
             rows.append((label, ratio, f"<= {bar}" if bar else "", met))
+    for network in exploration.NETWORKS:
+        for noise, ratio in exploration.ratios(network).items():
+            most = exploration.BARS[noise] if network == "mnistfc" else None
+            met = None if most is None else ratio <= most
+            label = f"EntropySGD noise={noise:g} / {exploration.BASE}, per evaluation, "
+            rows.append((label + network, ratio, f"<= {most}" if most else "", met))
     for name, case in laplacian.CASES.items():
         ratio = laplacian.speedup(name)
         label = f"nested autograd / forward Laplacian, {name}"
         rows.append((label, ratio, f">= {case.bar}", ratio >= case.bar))
     memory, most = laplacian.peak_memory(), laplacian.MEMORY_BAR
     rows.append(("PINN step at full size, GiB", memory, f"<= {most}", memory <= most))
+    for pool in curvature.POOLS:
+        try:
+            ratio = curvature.speedup(pool)
+        except ImportError as error:
+            print(error)
+            break
+        label = f"HIPS autograd / ours, row of the small LeNet's Hessian, {pool}"
+        rows.append((label, ratio, f">= {curvature.BAR:g}", ratio >= curvature.BAR))
     for batch_size in (50, 128):
         ratio = loops.loader_speedup(batch_size)
         label = f"our loader / PIL DataLoader, batches per second, batch {batch_size}"

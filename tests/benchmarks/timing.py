@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[], object]], *, rounds: int, inner: int = 1
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    inner: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return the median seconds per call of every function, measured in turn."""
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -14,8 +18,8 @@ def interleaved(
         run()
     for _ in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(inner):
                 run()
-            times[name].append((time.perf_counter() - start) / inner)
+            times[name].append((clock() - start) / inner)
     return {name: statistics.median(values) for name, values in times.items()}
