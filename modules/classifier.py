@@ -92,15 +92,15 @@ class Classifier(Task):
         """Add a batch to the validation means."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the test means."""
-        self._evaluate(batch, "test")
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Add a batch to the test means; return its logits (B, outputs)."""
+        return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the most probable class of every image, shape (B,)."""
         return self(batch[0]).argmax(1)
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
+    def _evaluate(self, batch: Any, stage: str) -> Tensor:
         images, labels = batch
         logits = self(images)
         right = (logits.argmax(1) == labels).float()
@@ -111,3 +111,4 @@ class Classifier(Task):
             self.log(
                 f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=True
             )
+        return logits

@@ -3,6 +3,7 @@
 from lightning_ecd.callbacks.averaging import LastAverage, WeightAverage
 from lightning_ecd.callbacks.batchnorm import BatchNormEstimate
 from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
+from lightning_ecd.callbacks.confusion import Confusion
 from lightning_ecd.callbacks.curvature import Curvature
 from lightning_ecd.callbacks.diagnostics import Diagnostics
 from lightning_ecd.callbacks.hparams import TensorBoard
@@ -15,6 +16,7 @@ from lightning_ecd.callbacks.surface import Surface
 __all__ = [
     "BatchNormEstimate",
     "Checkpoints",
+    "Confusion",
     "Curvature",
     "Diagnostics",
     "LastAverage",

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from lightning_ecd.kernels import Eager
 from lightning_ecd.optimizers import EntropySGD
 from tests.cases import PROBLEMS, closure_of, descend, quadratic, start, values
+from tests.optimizers.minibatches import Taped, tape
 from tests.reference import entropy
 
 COMMON = {"lr": 0.5, "inner_steps": 5, "inner_lr": 0.02, "gamma": 0.3, "scoping": 0.05}
@@ -26,21 +26,6 @@ RULES = {
 }
 
 
-class Taped(Eager):
-    """The eager passes with recorded noise."""
-
-    def __init__(self, tape):
-        self.tape = tape
-
-    def normals(self, like, seed, step, offset):
-        return self.tape(like.numel()).to(like)
-
-
-def tape():
-    draws = torch.Generator().manual_seed(5)
-    return lambda count: torch.randn(count, generator=draws, dtype=torch.float64)
-
-
 def deviation(settings, problem, steps=60):
     """Return the largest relative difference between fast and slow trajectory."""
     kind, more = RULES[settings.get("preset", "default")]
@@ -50,7 +35,7 @@ def deviation(settings, problem, steps=60):
     copies = [x.detach() for x in slow]
     rule = kind(copies, {**defaults, **more, **own}, tape())
     optimizer = EntropySGD(fast, diagnostics_every=0, **settings)  # they draw, too
-    recorded = Taped(tape())
+    recorded = Taped()
     optimizer.body_of = lambda x: recorded
     closure, loss = closure_of(optimizer, fast, PROBLEMS[problem]), PROBLEMS[problem]
 

@@ -1,13 +1,11 @@
-"""The local-entropy family and sharpness-aware minimization: transcriptions, laws."""
+"""The relatives of Entropy-SGD: transcriptions and laws."""
 
 import math
 
 import pytest
 import torch
 
-from lightning_ecd.kernels import Eager
 from lightning_ecd.optimizers import (
-    ASAM,
     FP,
     HEAT,
     HJB,
@@ -21,40 +19,13 @@ from lightning_ecd.optimizers import (
     Lookahead,
     Parle,
 )
-from tests.cases import PROBLEMS, closure_of, descend, quadratic, start, values
+from tests.cases import PROBLEMS, descend, quadratic, start, values
+from tests.optimizers.minibatches import Batches, Taped, deviation, tape
 from tests.optimizers.test_entropy import proximal_point
-from tests.reference import entropy, relatives, sharpness
+from tests.reference import entropy, relatives
 
 BASE = {"m": 0.9, "d": 0.0, "wd": 1e-2, "nesterov": True, "L": 4, "eps": 0.0}
 WD = {"weight_decay": 1e-2}
-
-
-class Batches:
-    """A problem whose every evaluation sees another mini-batch."""
-
-    def __init__(self, problem):
-        self.problem, self.calls = PROBLEMS[problem], 0
-
-    def __call__(self, params):
-        v = torch.cat([p.reshape(-1) for p in params])
-        waves = torch.sin(torch.arange(v.numel(), dtype=v.dtype) + 2.0 * self.calls)
-        self.calls += 1
-        return self.problem(params) + 0.3 * (waves * v).sum()
-
-
-def tape():
-    draws = torch.Generator().manual_seed(5)
-    return lambda count: torch.randn(count, generator=draws, dtype=torch.float64)
-
-
-class Taped(Eager):
-    """The eager passes with recorded noise."""
-
-    def __init__(self):
-        self.tape = tape()
-
-    def normals(self, like, seed, step, offset):
-        return self.tape(like.numel()).to(like)
 
 
 #: Label -> optimizer, its arguments, transcription, its settings, arguments of a step.
@@ -145,25 +116,6 @@ SAME = {
 }
 
 
-def deviation(optimizer, rule, copies, params, problem, arguments=(), steps=60):
-    """Return the largest relative difference between fast and slow trajectory."""
-    fast_loss, slow_loss = Batches(problem), Batches(problem)
-    closure = closure_of(optimizer, params, fast_loss)
-
-    def evaluate():
-        leaves = [x.detach().clone().requires_grad_() for x in copies]
-        value = slow_loss(leaves)
-        return value.item(), list(torch.autograd.grad(value, leaves))
-
-    worst = 0.0
-    for _ in range(steps):
-        a, b = optimizer.step(closure).item(), rule.step(evaluate, *arguments)
-        x, y = values(params), values(copies)
-        worst = max(worst, float((x - y).norm() / y.norm()), abs(a - b) / abs(b))
-    assert fast_loss.calls == slow_loss.calls
-    return worst
-
-
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("label", SAME)
 def test_equals_the_transcription(label, problem):
@@ -188,45 +140,6 @@ def test_lookahead_keeps_a_part_of_torchs_steps(nesterov, problem):
     inner = {"lr": 0.02, **fast}
     slow = relatives.Slow(copies, {"lr": 0.6, "L": 3, "inner": inner}, tape())
     assert deviation(optimizer, slow, copies, params, problem) < 1e-12
-
-
-SHARPNESS = {
-    "SAM": {"rho": 0.1},
-    "ASAM": {"rho": 0.2, "offset": 0.05},
-    "LookSAM": {"rho": 0.1, "every": 3, "alpha": 0.6},
-}
-
-
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("momentum", [0.0, 0.8])
-@pytest.mark.parametrize("name", SHARPNESS)
-def test_sharpness_equals_the_transcription(name, momentum, problem):
-    base = {"lr": 0.02, "momentum": momentum, "weight_decay": 1e-2}
-    base["nesterov"] = momentum > 0
-    params, copies = start(), [p.detach() for p in start()]
-    settings = {"kind": name.lower(), "sgd": base, **SHARPNESS[name]}
-    slow = sharpness.Sharpness(copies, settings, [p.dim() > 1 for p in copies])
-    fast = REGISTRY[name].cls(params, **base, **SHARPNESS[name])
-    assert deviation(fast, slow, copies, params, problem) < 1e-12
-
-
-def test_asam_scales_what_is_named_a_weight():
-    """Named parameters: a vector called weight counts, a matrix called table not."""
-    table, weight = start(shapes=[(2, 3), (4,)])
-    base = {"lr": 0.02, "momentum": 0.0}
-    copies = [table.detach().clone(), weight.detach().clone()]
-    settings = {"kind": "asam", "sgd": base, "rho": 0.2, "offset": 0.05}
-    slow = sharpness.Sharpness(copies, settings, [False, True])
-    fast = ASAM([("table", table), ("weight", weight)], **base, rho=0.2, offset=0.05)
-    assert deviation(fast, slow, copies, [table, weight], "quadratic") < 1e-12
-
-
-def test_sam_of_radius_zero_is_sgd():
-    ours, torchs = start(), start()
-    settings = {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}
-    descend(SAM(ours, rho=0.0, **settings), ours, quadratic, 40)
-    descend(torch.optim.SGD(torchs, **settings), torchs, quadratic, 40)
-    torch.testing.assert_close(values(ours), values(torchs), rtol=1e-13, atol=1e-13)
 
 
 def bowl(curvature, b):
