@@ -157,6 +157,22 @@ class FlatParameters:
             )
         ]
 
+    @property
+    def trainable(self) -> list[Tensor]:
+        """The parameters that the vectors hold, in order."""
+        return self._params
+
+    def stacked(self, points: Tensor) -> list[Tensor]:
+        """Return rows of vectors (P, n) cut as `views` does, with P in front."""
+        rows, n = points.shape
+        start = points.storage_offset()
+        return [
+            points.as_strided((rows, *p.shape), (n, *stride), start + offset)
+            for p, stride, offset in zip(
+                self._params, self._strides, self._offsets, strict=False
+            )
+        ]
+
     def holds(self, groups: Sequence[Sequence[Tensor]]) -> bool:
         """Return whether every parameter of `groups` still is the view it was."""
         where = iter(self._where)

@@ -1,22 +1,22 @@
 """The base of everything that is trained: a loss, and any optimizer."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sized
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerTypeUnion, OptimizerCallable
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.optimizers import traits_of
 from modules.checks import hyperparameters_of, refuse_incompatible
+from modules.values import Values, still_statistics
 
 #: Builds a learning-rate scheduler for an optimizer.
 LRSchedulerFactory = Callable[[Optimizer], LRSchedulerTypeUnion]
@@ -88,6 +88,8 @@ class Task(LightningModule):
         self.evaluations = 0
         self.samples = 0  # that all evaluations together have seen
         self._evaluation = 0  # within the step
+        self.batch: Any = None  # of the loader, the one being trained on
+        self._values: Values | None = None
         self._losses: list[tuple[Tensor, int]] = []  # of the gradient being summed
         self._epoch_loss: Tensor | float = 0.0  # summed over the epoch's samples
         self._epoch_samples = 0
@@ -108,11 +110,12 @@ class Task(LightningModule):
         """Return the loss of the part of the batch that this evaluation sees."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._losses.clear()
+        self.batch = batch
         if self.minibatches and self.minibatches > 1:
-            batch = self._part(batch, self._evaluation % self.minibatches)
+            batch = self.part(batch, self._evaluation % self.minibatches)
         size = self.batch_size(batch)
         seen = self._evaluation >= (self.minibatches or 1)
-        with _still_statistics(self) if seen else nullcontext():
+        with still_statistics(self) if seen else nullcontext():
             loss = self.loss(batch)
         self._losses.append((loss.detach(), size))
         first = self._losses[0][1]
@@ -128,18 +131,22 @@ class Task(LightningModule):
         """Let the optimizer see the mean loss of its gradient's samples; log it."""
         assert optimizer_closure is not None
         self._evaluation = 0
-        local = getattr(optimizer.optimizer, "local_gradients", False)
+        inner = getattr(optimizer, "optimizer", optimizer)
+        local = getattr(inner, "local_gradients", False)
 
         def closure() -> Tensor:
             with self._unsynchronized() if local else nullcontext():
                 optimizer_closure()
             self._evaluation += 1
-            self.evaluations += 1
-            seen = sum(size for _, size in self._losses)
-            self.samples += seen * self.trainer.world_size
+            self.count(1, sum(size for _, size in self._losses))
             return self._mean_loss()
 
-        loss = optimizer.step(closure=closure)
+        more = {}
+        if getattr(inner, "uses_values", False):
+            if self._values is None or self._values.optimizer is not inner:
+                self._values = Values(self, inner)
+            more["value"] = self._values
+        loss = optimizer.step(closure=closure, **more)
         if loss is None:  # a gradient scaler hands back nothing
             loss = self._mean_loss()
         # Not in on_train_batch_end: a checkpoint may be saved before that is called.
@@ -150,6 +157,11 @@ class Task(LightningModule):
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:  # not counted yet
             self._log_step(loss)
+
+    def count(self, evaluations: int, samples: int) -> None:
+        """Count evaluations of the loss, and the samples that all of them saw."""
+        self.evaluations += evaluations
+        self.samples += samples * self.trainer.world_size
 
     def _unsynchronized(self) -> Any:
         """Return a context in which ranks keep their own gradients."""
@@ -198,7 +210,7 @@ class Task(LightningModule):
             mean = self.trainer.strategy.reduce(mean, reduce_op="mean")
         return mean
 
-    def _part(self, batch: Any, index: int) -> Any:
+    def part(self, batch: Any, index: int) -> Any:
         """Return part `index` of `minibatches` equal parts of a batch."""
         whole, parts = self.batch_size(batch), self.minibatches or 1
         size = whole // parts
@@ -273,20 +285,3 @@ class Task(LightningModule):
         self.evaluations = checkpoint.get("evaluations", 0)
         self.samples = checkpoint.get("samples", 0)
         self._epoch_loss, self._epoch_samples = checkpoint.get("epoch_loss", (0.0, 0))
-
-
-@contextmanager
-def _still_statistics(module: nn.Module) -> Iterator[None]:
-    """Let BatchNorm normalize by the batch without moving its running statistics."""
-    moving = [
-        part
-        for part in module.modules()
-        if isinstance(part, _BatchNorm) and part.track_running_stats
-    ]
-    for part in moving:
-        part.track_running_stats = False
-    try:
-        yield
-    finally:
-        for part in moving:
-            part.track_running_stats = True

@@ -3,8 +3,8 @@
 import math
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,26 @@ from lightning_ecd.optimizers.traits import Traits
 #: Parameters, or groups of them, as torch.optim takes them.
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Evaluate = Callable[[], Number]
+
+
+class Value(Protocol):
+    """Evaluates a loss at many points at once, moving no running statistics."""
+
+    @property
+    def stateless(self) -> bool:
+        """Whether the closure, too, moves no running state of the network."""
+
+    def __call__(
+        self,
+        points: Tensor,
+        gradients: bool = False,
+        parts: Sequence[int] | None = None,
+    ) -> Any:
+        """Return losses (P,) at the rows of `points` (P, n); with `gradients` a pair.
+
+        The second of the pair are the gradients (P, n). Point i sees mini-batch
+        ``parts[i]`` of the batch, by default mini-batch i, modulo their number.
+        """
 
 
 class Descent(torch.optim.Optimizer):
@@ -48,6 +68,8 @@ class Descent(torch.optim.Optimizer):
     """
 
     traits: ClassVar[Traits]
+    #: `update` also takes ``value=``, see `Value`, where the caller of `step` has one.
+    uses_values: ClassVar[bool] = False
     #: Ranks keep their own gradients; the optimizer communicates.
     local_gradients: ClassVar[bool] = False
     #: Allowed interval of every bounded hyper-parameter, such as "(0, inf)".
@@ -190,12 +212,17 @@ class Descent(torch.optim.Optimizer):
         if not self.flat.host:
             return torch.as_tensor(loss, device=self.x.device).detach().double()
         number = loss.item() if isinstance(loss, Tensor) else float(loss)
-        if not math.isfinite(number):
-            raise Diverged(
-                f"step {self.system['steps']}: the loss is {number}; "
-                f"{type(self).__name__} stops before the update"
-            )
+        self._require_finite([number])
         return number
+
+    def _require_finite(self, losses: Sequence[float] | Tensor) -> None:
+        """Stop at a loss that is not finite, where asking costs nothing."""
+        for number in losses if self.flat.host else ():
+            if not math.isfinite(number):
+                raise Diverged(
+                    f"step {self.system['steps']}: the loss is {float(number)}; "
+                    f"{type(self).__name__} stops before the update"
+                )
 
     def begin(self) -> None:
         """Move `x` to where the first evaluation is wanted: from x itself, nowhere."""

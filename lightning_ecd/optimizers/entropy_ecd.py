@@ -157,7 +157,14 @@ class EntropyECD(LocalEntropy):
         )
 
     def wander(
-        self, step: int, loss: Number, c: Tensor, mean: Tensor, u: Tensor
+        self,
+        step: int,
+        loss: Number,
+        x: Tensor,
+        g: Tensor,
+        c: Tensor,
+        mean: Tensor,
+        u: Tensor,
     ) -> None:
         """Rescale to the energy shell, kick, drift, turn."""
         head, particle, H = self.param_groups[0], self._particle, self.hamiltonian()
@@ -166,14 +173,14 @@ class EntropyECD(LocalEntropy):
         V = where(live, V, 1.0)
         if "p2" not in particle.own:
             self._energy = H.initial(V, head["extra_energy"])
-            particle.q.sub_(self.g)
+            particle.q.sub_(g)
             particle.launch(H.kinetic(V, self._energy))
         self._move(particle, H, V, live, step)
         for group, (start, stop) in zip(
             self.param_groups, self.flat.spans, strict=True
         ):
             weight = self.weight(group, step)
-            mean[start:stop].mul_(1 - weight).add_(self.x[start:stop], alpha=weight)
+            mean[start:stop].mul_(1 - weight).add_(x[start:stop], alpha=weight)
 
     def _pull(self, c: Tensor) -> Number:
         """Add the spring's force to the gradient; return its energy."""

@@ -123,7 +123,7 @@ class Exploring(Descent):
         for step in range(L):
             if step or not skip:
                 loss = evaluate()
-            self.wander(step, loss, c, mean, u)
+            self.wander(step, loss, self.x, self.g, c, mean, u)
             if measured:
                 excursion = excursion + square_norm(self.x - c) ** 0.5
         return excursion / L
@@ -133,13 +133,22 @@ class Exploring(Descent):
         self._rules = [self._rule(group) for group in self.param_groups]
 
     def wander(
-        self, step: int, loss: Number, c: Tensor, mean: Tensor, u: Tensor
+        self,
+        step: int,
+        loss: Number,
+        x: Tensor,
+        g: Tensor,
+        c: Tensor,
+        mean: Tensor,
+        u: Tensor,
     ) -> None:
         """Take one exploring step and count it in the mean.
 
         Args:
             step: Its number, from 0.
-            loss: At the exploring point, as is the gradient.
+            loss: At the exploring point.
+            x: The exploring point, shape (n,); written.
+            g: Gradient there, shape (n,).
             c: Center, shape (n,).
             mean: Running mean, shape (n,); written.
             u: Inner momentum, shape (n,); written.
@@ -151,10 +160,10 @@ class Exploring(Descent):
         for group, rule, (start, stop) in zip(
             self.param_groups, self._rules, spans, strict=True
         ):
-            x, g, own_u = self.x[start:stop], self.g[start:stop], u[start:stop]
+            part = slice(start, stop)
             rule = rule._replace(alpha=self.weight(group, step))
             draw = (group["seed"], counter, start)
-            body.explore(x, g, c[start:stop], own_u, mean[start:stop], rule, draw)
+            body.explore(x[part], g[part], c[part], u[part], mean[part], rule, draw)
 
     def _rule(self, group: dict[str, Any]) -> Exploration:
         """Return the numbers of an exploring step."""

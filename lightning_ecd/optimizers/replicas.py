@@ -5,13 +5,14 @@ symbol    variable                shape and meaning
 ========  ======================  ==============================================
 x         ``x``                   (n,) the master, mean of all x_i
 x_i - x   ``offset_k``            (n,) where replica i stands; k counts all ranks'
-μ_i       ``means[i]``            (n,) running mean of its exploring points
+μ_i       ``ends[i]``             (n,) running mean of its exploring points
 r         ``r``                   (n,) mean of all μ_i
 u_i       ``inner_momentum_k``    (n,) momentum of the exploring point
 v_i       ``momentum_k``          (n,) momentum of the replica
 ========  ======================  ==============================================
 """
 
+import math
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, distributed
 
 from lightning_ecd.flat import square_norm
-from lightning_ecd.optimizers.base import Evaluate, Number, ParamsT
+from lightning_ecd.optimizers.base import Evaluate, Number, ParamsT, Value
 from lightning_ecd.optimizers.entropy import BOUNDS, resolved
 from lightning_ecd.optimizers.exploration import FAMILY, Exploring
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
@@ -32,6 +33,7 @@ class _Replicas(Exploring):
     """Replicas, as many on every rank, held together by springs to their mean."""
 
     local_gradients = True
+    uses_values = True
     shared = (*Exploring.shared, "replicas")
     bounds = {
         **{name: BOUNDS[name] for name in (*_BOUNDS, "scoping", "gamma_max", "alpha")},
@@ -47,37 +49,79 @@ class _Replicas(Exploring):
         self._home = self.x.clone()
         self.x.add_(self._own("offset", 0))
 
-    def update(self, loss: Number, evaluate: Evaluate) -> None:
+    def update(
+        self, loss: Number, evaluate: Evaluate, value: Value | None = None
+    ) -> None:
         """Let every replica explore, then draw all to their mean."""
         head, master = self.param_groups[0], self._home
         assert master is not None  # left in `begin`
         self._warn()
-        means, r = [], self.new_vector()
-        for i in range(head["replicas"]):
-            if i:
-                self.x.copy_(master).add_(self._own("offset", i))
-                loss = evaluate()
-            c = self.new_vector().copy_(self.x)
-            if head["inner_steps"]:
-                u = self._own("inner_momentum", i) if head["momentum"] else c
-                means.append(self.new_vector())
-                self.explore(loss, evaluate, c, means[i], u)
-                r.add_(means[i])
-            else:  # the gradient takes the place of x_i - μ_i
-                means.append(c - self._force())
-                r.add_(c)
-        r = self._mean(r)
-        replicas = [self._moved(i, mean, master, r) for i, mean in enumerate(means)]
-        self.x.copy_(self._mean(torch.stack(replicas).sum(0)))
-        for i, x_i in enumerate(replicas):
-            self._own("offset", i).copy_(x_i).sub_(self.x)
+        places = range(head["replicas"])
+        centers = [self.new_vector().copy_(master) for _ in places]
+        for i in places:
+            centers[i].add_(self._own("offset", i))
+        if value is not None and value.stateless and len(places) > 1:
+            ends = self._together(value, centers)
+        else:
+            ends = self._in_turn(loss, evaluate, centers)
+        r = self._mean(torch.stack(ends if head["inner_steps"] else centers).sum(0))
+        for i in places:
+            self._move(i, centers[i], ends[i], r)
+        self.x.copy_(self._mean(torch.stack(centers).sum(0)))
+        for i in places:
+            self._own("offset", i).copy_(centers[i]).sub_(self.x)
+        squares = [square_norm(self._own("offset", i)) for i in places]
         self.info = {"gamma": self.scope(head), "rho": self.pull(head)}
-        spread = [square_norm(self._own("offset", i)) for i in range(len(replicas))]
-        self.info["spread"] = (sum(spread) / len(spread)) ** 0.5
+        self.info["spread"] = (sum(squares) / len(squares)) ** 0.5
 
-    def _moved(self, i: int, mean: Tensor, master: Tensor, r: Tensor) -> Tensor:
-        """Return x_i - η (D + m v), v ← m v + D, D = x_i - μ_i + ρ (x_i - r)."""
-        x_i = master + self._own("offset", i)
+    def _in_turn(
+        self, loss: Number, evaluate: Evaluate, centers: list[Tensor]
+    ) -> list[Tensor]:
+        """Return μ_i of every replica, or with L = 0 where its gradient leads."""
+        head, ends = self.param_groups[0], []
+        for i, c in enumerate(centers):
+            if i:
+                self.x.copy_(c)
+                loss = evaluate()
+            if head["inner_steps"]:
+                mean = self.new_vector()
+                self.explore(loss, evaluate, c, mean, self._inner_momentum(i, c))
+                ends.append(mean)
+            else:
+                ends.append(c - self._force(c, self.g))
+        return ends
+
+    def _together(self, value: Value, centers: list[Tensor]) -> list[Tensor]:
+        """Return the same, all replicas evaluated at once, each on the same batches."""
+        n, L = len(centers), self.param_groups[0]["inner_steps"]
+        points = torch.stack(centers).to(self.x.dtype)
+        gradients = self.g[None]  # of the first replica, by the closure
+        means = [c.clone() for c in centers]
+        self.set_out()
+        for step in range(max(L, 1)):
+            parts = [i * max(L, 1) + step for i in range(n)]
+            if step:
+                losses, gradients = value(points, True, parts)
+            else:
+                losses, others = value(points[1:], True, parts[1:])
+                gradients = torch.cat([gradients, others])
+            self._require_finite(losses)
+            for i, c in enumerate(centers):
+                if L == 0:
+                    means[i] = c - self._force(c, gradients[i])
+                    continue
+                u, mean = self._inner_momentum(i, c), means[i]
+                # Langevin dynamics does not ask for the loss
+                self.wander(step, math.nan, points[i], gradients[i], c, mean, u)
+        return means
+
+    def _inner_momentum(self, i: int, like: Tensor) -> Tensor:
+        """Return u_i; any vector where there is no momentum."""
+        momentum = any(group["momentum"] for group in self.param_groups)
+        return self._own("inner_momentum", i) if momentum else like
+
+    def _move(self, i: int, x_i: Tensor, mean: Tensor, r: Tensor) -> None:
+        """Set v ← m v + D, x_i ← x_i - η (D + m v), D = x_i - μ_i + ρ (x_i - r)."""
         for group, span in zip(self.param_groups, self.flat.spans, strict=True):
             part, m = slice(*span), group["momentum"]
             d = x_i[part] - mean[part]
@@ -86,20 +130,19 @@ class _Replicas(Exploring):
                 v = self._own("momentum", i)[part].mul_(m).add_(d)
                 d.add_(v, alpha=m)
             x_i[part].sub_(d, alpha=group["lr"])
-        return x_i
 
     def pull(self, group: dict[str, Any]) -> float:
         """Return ρ of this step: it grows as γ does."""
         like = {**group, "gamma": group["rho"], "gamma_max": group["rho_max"]}
         return self.scope(like)
 
-    def _force(self) -> Tensor:
-        """Return ∇f + λ x at the present parameters."""
-        force = self.g.clone()
+    def _force(self, x: Tensor, g: Tensor) -> Tensor:
+        """Return ∇f + λ x."""
+        force = g.clone()
         for group, (start, stop) in zip(
             self.param_groups, self.flat.spans, strict=True
         ):
-            force[start:stop].add_(self.x[start:stop], alpha=group["weight_decay"])
+            force[start:stop].add_(x[start:stop], alpha=group["weight_decay"])
         return force
 
     # -- ranks ---------------------------------------------------------------------
