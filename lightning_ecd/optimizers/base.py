@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,31 +14,11 @@ from torch.optim import optimizer as torch_optimizer
 from lightning_ecd.errors import Diverged
 from lightning_ecd.flat import FlatParameters
 from lightning_ecd.kernels import Number, body_of
+from lightning_ecd.optimizers.evaluations import Evaluate
 from lightning_ecd.optimizers.traits import Traits
 
 #: Parameters, or groups of them, as torch.optim takes them.
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-Evaluate = Callable[[], Number]
-
-
-class Value(Protocol):
-    """Evaluates a loss at many points at once, moving no running statistics."""
-
-    @property
-    def stateless(self) -> bool:
-        """Whether the closure, too, moves no running state of the network."""
-
-    def __call__(
-        self,
-        points: Tensor,
-        gradients: bool = False,
-        parts: Sequence[int] | None = None,
-    ) -> Any:
-        """Return losses (P,) at the rows of `points` (P, n); with `gradients` a pair.
-
-        The second of the pair are the gradients (P, n). Point i sees mini-batch
-        ``parts[i]`` of the batch, by default mini-batch i, modulo their number.
-        """
 
 
 class Descent(torch.optim.Optimizer):
@@ -68,7 +48,7 @@ class Descent(torch.optim.Optimizer):
     """
 
     traits: ClassVar[Traits]
-    #: `update` also takes ``value=``, see `Value`, where the caller of `step` has one.
+    #: `update` also takes ``value=``, a `Value`, where the caller of `step` has one
     uses_values: ClassVar[bool] = False
     #: Ranks keep their own gradients; the optimizer communicates.
     local_gradients: ClassVar[bool] = False
@@ -113,6 +93,20 @@ class Descent(torch.optim.Optimizer):
             self.bind()
         assert self._flat is not None
         return self._flat
+
+    @property
+    def parts(self) -> list[tuple[dict[str, Any], slice]]:
+        """Every group and where it lies in the vectors."""
+        pairs = zip(self.param_groups, self.flat.spans, strict=True)
+        return [(group, slice(*span)) for group, span in pairs]
+
+    def decayed(self, g: Tensor, x: Tensor) -> Tensor:
+        """Return g + λ x, shape (n,), with the weight decay of every group."""
+        force = g.clone()
+        for group, part in self.parts:
+            if group["weight_decay"]:
+                force[part].add_(x[part], alpha=group["weight_decay"])
+        return force
 
     @property
     def host(self) -> bool:

@@ -176,20 +176,16 @@ class EntropyECD(LocalEntropy):
             particle.q.sub_(g)
             particle.launch(H.kinetic(V, self._energy))
         self._move(particle, H, V, live, step)
-        for group, (start, stop) in zip(
-            self.param_groups, self.flat.spans, strict=True
-        ):
+        for group, part in self.parts:
             weight = self.weight(group, step)
-            mean[start:stop].mul_(1 - weight).add_(x[start:stop], alpha=weight)
+            mean[part].mul_(1 - weight).add_(x[part], alpha=weight)
 
     def _pull(self, c: Tensor) -> Number:
         """Add the spring's force to the gradient; return its energy."""
         energy: Number = 0.0
-        for group, (start, stop) in zip(
-            self.param_groups, self.flat.spans, strict=True
-        ):
-            away, gamma = self.x[start:stop] - c[start:stop], self.scope(group)
-            self.g[start:stop].add_(away, alpha=gamma)
+        for group, part in self.parts:
+            away, gamma = self.x[part] - c[part], self.scope(group)
+            self.g[part].add_(away, alpha=gamma)
             energy = energy + 0.5 * gamma * self._particle.body.square(away)
         return energy
 

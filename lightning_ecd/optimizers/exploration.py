@@ -155,14 +155,10 @@ class Exploring(Descent):
         """
         # a checkpoint of another precision keeps its own: only torch mixes them
         body = self.body_of(self.x) if u.dtype == mean.dtype else Eager()
-        spans = self.flat.spans
         counter = self.system["steps"] * self.param_groups[0]["inner_steps"] + step
-        for group, rule, (start, stop) in zip(
-            self.param_groups, self._rules, spans, strict=True
-        ):
-            part = slice(start, stop)
+        for (group, part), rule in zip(self.parts, self._rules, strict=True):
             rule = rule._replace(alpha=self.weight(group, step))
-            draw = (group["seed"], counter, start)
+            draw = (group["seed"], counter, part.start)
             body.explore(x[part], g[part], c[part], u[part], mean[part], rule, draw)
 
     def _rule(self, group: dict[str, Any]) -> Exploration:
@@ -259,8 +255,7 @@ class LocalEntropy(Exploring):
         if due and first is not None:
             self._diagnose(first, c, mean)
             self.info["excursion"] = excursion
-        for group, span in zip(self.param_groups, self.flat.spans, strict=True):
-            part = slice(*span)
+        for group, part in self.parts:
             own = None if first is None else first[part]
             d = self.direction(group, c[part], mean[part], own)
             self.follow(group, part, c[part], d, own)
@@ -303,14 +298,12 @@ class LocalEntropy(Exploring):
 
     def follow_gradient(self) -> None:
         """Follow the gradient instead of the local entropy's: L = 0."""
-        for group, (start, stop) in zip(
-            self.param_groups, self.flat.spans, strict=True
-        ):
-            x, g = self.x[start:stop], self.g[start:stop]
+        for group, part in self.parts:
+            x, g = self.x[part], self.g[part]
             d = g
             if group["weight_decay"]:
                 d = g.add(x, alpha=group["weight_decay"])
-            self.follow(group, slice(start, stop), x, d, g)
+            self.follow(group, part, x, d, g)
 
     def _momentum_inside(self) -> Tensor:
         """Return u; any vector where no group has an inner momentum."""

@@ -68,16 +68,14 @@ class SGLD(Descent):
     def update(self, loss: Number, evaluate: Evaluate) -> None:
         """Follow the gradient and diffuse."""
         t, body = self.system["steps"] + 1, self.body_of(self.x)
-        for group, (start, stop) in zip(
-            self.param_groups, self.flat.spans, strict=True
-        ):
-            x, g = self.x[start:stop], self.g[start:stop]
+        for group, part in self.parts:
+            x, g = self.x[part], self.g[part]
             lr = group["lr"] * (1 + t) ** -group["power"]
             if group["weight_decay"]:
                 g = g.add(x, alpha=group["weight_decay"])
             x.sub_(g, alpha=lr)
             if group["noise"]:
-                z = body.normals(x, group["seed"], t, start)
+                z = body.normals(x, group["seed"], t, part.start)
                 x.sub_(z, alpha=math.sqrt(2 * lr) * group["noise"])
 
 

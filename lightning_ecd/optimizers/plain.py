@@ -50,12 +50,11 @@ class HeavyBall(Descent):
 
     def update(self, loss: Number, evaluate: Evaluate) -> None:
         """Follow the gradient, keeping some of the last direction."""
-        flat = self.flat
-        for group, (start, stop) in zip(self.param_groups, flat.spans, strict=True):
-            x, g = flat.x[start:stop], flat.g[start:stop]
+        for group, part in self.parts:
+            x, g = self.x[part], self.g[part]
             if group["weight_decay"]:
                 g = g.add(x, alpha=group["weight_decay"])
             if group["momentum"]:
-                p = self.kept("momentum")[start:stop]
+                p = self.kept("momentum")[part]
                 g = p.mul_(group["momentum"]).add_(g)
             x.add_(g, alpha=-group["lr"])

@@ -3,8 +3,6 @@
 from dataclasses import replace
 from typing import Annotated, Any
 
-from torch import Tensor
-
 from lightning_ecd.optimizers.base import Descent, Evaluate, Number, ParamsT
 from lightning_ecd.optimizers.entropy import BOUNDS, EntropySGD
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
@@ -201,28 +199,18 @@ class FP(Descent):
     def update(self, loss: Number, evaluate: Evaluate) -> None:
         """Iterate the implicit gradient, then follow it."""
         t, L = self.system["steps"] + 1, self.param_groups[0]["inner_steps"]
-        parts = [slice(*span) for span in self.flat.spans]
-        pairs = list(zip(self.param_groups, parts, strict=True))
-        c, p = self.x.clone(), self._force(pairs)
+        c, p = self.x.clone(), self.decayed(self.g, self.x)
         self._home = c
         for _ in range(L):
-            for group, part in pairs:
+            for group, part in self.parts:
                 gamma = group["gamma"] * (1 + group["scoping"]) ** t
                 self.x[part] = c[part] - p[part] / gamma
             evaluate()
-            p.mul_(0.75).add_(self._force(pairs), alpha=0.25)
+            p.mul_(0.75).add_(self.decayed(self.g, self.x), alpha=0.25)
         self.x.copy_(c)
-        for group, part in pairs:
+        for group, part in self.parts:
             d, m = p[part], group["momentum"]
             if m:
                 v = self.kept("momentum")[part].mul_(m).add_(d)
                 d = d.add(v, alpha=m)
             self.x[part].sub_(d, alpha=group["lr"])
-
-    def _force(self, pairs: list[tuple[dict[str, Any], slice]]) -> Tensor:
-        """Return ∇f + λ x at the present parameters."""
-        force = self.g.clone()
-        for group, part in pairs:
-            if group["weight_decay"]:
-                force[part].add_(self.x[part], alpha=group["weight_decay"])
-        return force

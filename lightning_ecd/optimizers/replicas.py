@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, distributed
 
 from lightning_ecd.flat import square_norm
-from lightning_ecd.optimizers.base import Evaluate, Number, ParamsT, Value
+from lightning_ecd.optimizers.base import Evaluate, Number, ParamsT
 from lightning_ecd.optimizers.entropy import BOUNDS, resolved
+from lightning_ecd.optimizers.evaluations import Value
 from lightning_ecd.optimizers.exploration import FAMILY, Exploring
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
 
@@ -88,7 +89,7 @@ class _Replicas(Exploring):
                 self.explore(loss, evaluate, c, mean, self._inner_momentum(i, c))
                 ends.append(mean)
             else:
-                ends.append(c - self._force(c, self.g))
+                ends.append(c - self.decayed(self.g, c))
         return ends
 
     def _together(self, value: Value, centers: list[Tensor]) -> list[Tensor]:
@@ -108,7 +109,7 @@ class _Replicas(Exploring):
             self._require_finite(losses)
             for i, c in enumerate(centers):
                 if L == 0:
-                    means[i] = c - self._force(c, gradients[i])
+                    means[i] = c - self.decayed(gradients[i], c)
                     continue
                 u, mean = self._inner_momentum(i, c), means[i]
                 # Langevin dynamics does not ask for the loss
@@ -122,8 +123,8 @@ class _Replicas(Exploring):
 
     def _move(self, i: int, x_i: Tensor, mean: Tensor, r: Tensor) -> None:
         """Set v ← m v + D, x_i ← x_i - η (D + m v), D = x_i - μ_i + ρ (x_i - r)."""
-        for group, span in zip(self.param_groups, self.flat.spans, strict=True):
-            part, m = slice(*span), group["momentum"]
+        for group, part in self.parts:
+            m = group["momentum"]
             d = x_i[part] - mean[part]
             d.add_(x_i[part] - r[part], alpha=self.pull(group))
             if m:
@@ -135,15 +136,6 @@ class _Replicas(Exploring):
         """Return ρ of this step: it grows as γ does."""
         like = {**group, "gamma": group["rho"], "gamma_max": group["rho_max"]}
         return self.scope(like)
-
-    def _force(self, x: Tensor, g: Tensor) -> Tensor:
-        """Return ∇f + λ x."""
-        force = g.clone()
-        for group, (start, stop) in zip(
-            self.param_groups, self.flat.spans, strict=True
-        ):
-            force[start:stop].add_(x[start:stop], alpha=group["weight_decay"])
-        return force
 
     # -- ranks ---------------------------------------------------------------------
 

@@ -59,8 +59,8 @@ class _Sharpness(Descent):
         if len(set(radii)) == 1:
             return radii[0] / (length + _TINY)
         each = torch.empty_like(self.x)
-        for radius, (start, stop) in zip(radii, self.flat.spans, strict=True):
-            each[start:stop] = radius
+        for group, part in self.parts:
+            each[part] = group["rho"]
         return each / (length + _TINY)
 
     def _look(self, evaluate: Evaluate) -> None:
@@ -73,14 +73,12 @@ class _Sharpness(Descent):
 
     def _descend(self, gradient: Tensor) -> None:
         """Step as torch's SGD does, by a gradient of shape (n,)."""
-        for group, (start, stop) in zip(
-            self.param_groups, self.flat.spans, strict=True
-        ):
-            x, d = self.x[start:stop], gradient[start:stop]
+        for group, part in self.parts:
+            x, d = self.x[part], gradient[part]
             if group["weight_decay"]:
                 d = d.add(x, alpha=group["weight_decay"])
             if group["momentum"]:
-                v = self.kept("momentum")[start:stop]
+                v = self.kept("momentum")[part]
                 v.mul_(group["momentum"]).add_(d)
                 d = d.add(v, alpha=group["momentum"]) if group["nesterov"] else v
             x.sub_(d, alpha=group["lr"])
