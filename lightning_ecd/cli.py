@@ -55,7 +55,7 @@ _FREE_ON_RESUME = {"data_dir", "eval_batch_size"}
 #: Parts of a configuration whose class a later source may change.
 _PARTS: dict[str, Any] = {
     "model.optimizer": OptimizerCallable,
-    "model.scheduler": Callable[[Optimizer], LRSchedulerTypeUnion],
+    "model.scheduler": Callable[[Optimizer], LRSchedulerTypeUnion] | None,
     "model.network": Callable[[], nn.Module],
     "model.function": Callable[[], Function],
     "data": LightningDataModule,

@@ -112,3 +112,10 @@ def test_an_optimizer_by_import_path(fit, tmp_path):
     file = tmp_path / "logs" / "bbi_digits" / "version_0" / "config.yaml"
     name, _ = optimizer_of(yaml.safe_load(file.read_text()))
     assert name == "Adagrad"
+
+
+def test_a_schedule_is_dropped_by_null(cli):
+    file = ROOT / "configs" / "experiment" / "entropysgd_mnistconv.yaml"
+    result = cli("fit", "--config", file, "--model.scheduler=null", "--print_config")
+    assert (result.code, result.err) == (0, "")
+    assert yaml.safe_load(result.out)["model"]["init_args"]["scheduler"] is None
