@@ -35,6 +35,7 @@ _SWITCHES: dict[str, Any] = {
     **{"first_momentum": "python", "force_in_momentum": True, "gamma_max": 2.0},
     "scope_schedule": "bounded",
 }
+_WARM = {"temperature": 1e-8, "lr_decay": 0.01, "gamma_in_outer": True, "gamma": 0.5}
 _ADAM: Settings = {
     **{"lr": 0.05, "inner_lr": 0.02, "gamma": 0.1, "scoping": 0.01, "noise": 1e-3},
     **{"inner_steps": 4, "seed": 3, "betas": (0.8, 0.99), "eps": 1e-7},
@@ -61,17 +62,14 @@ LOCAL_ENTROPY: dict[str, Case] = {
     "EntropySGD": Case(
         {
             "default": _ENTROPY,
-            "plain": {**_ENTROPY, "momentum": 0.0, "noise": 0.0},
+            "plain": {**_ENTROPY, "momentum": 0.0, "noise": 0.0, **_WD},
             "heavy_ball": {**_ENTROPY, "nesterov": False, "dampening": 0.2},
-            "decay": {**_ENTROPY, **_WD},
-            "lua": {**_ENTROPY, "preset": "lua", **_WD},
             "python": {**_ENTROPY, "preset": "python", "lr": 0.02},
             "paper": {**_ENTROPY, "preset": "paper", **_WD},
             "hj": {**_ENTROPY, "preset": "hj", "lr": 0.1, "rho": 0.1},
             "switches": {**_ENTROPY, **_SWITCHES, **_WD},
-            "literal": {**_ENTROPY, "gamma_in_outer": True, "gamma": 0.5},
             "matched": {**_ENTROPY, "match_norm": True, "diagnostics_every": 1},
-            "warm": {**_ENTROPY, "temperature": 1e-8, "lr_decay": 0.01},
+            "warm": {**_ENTROPY, **_WARM},
             "sgd": {**_ENTROPY, "inner_steps": 0, "lr": 0.02},
         },
         [
@@ -89,10 +87,11 @@ LOCAL_ENTROPY: dict[str, Case] = {
     "EntropyAdam": Case(
         {
             "default": {**_ADAM, "inner_lr": None},
-            "own_rate": {**_ADAM, "gamma_max": 1.0, "alpha": 0.5},
             "mixture": {**_ADAM, "rho": 0.1, "lr_decay": 0.01, "diagnostics_every": 3},
-            "reference": {**_ADAM, "skip_first_eval": False, **_WD},
-            "still": {**_ADAM, "momentum": 0.0, "noise": 0.0},
+            "reference": {
+                **{**_ADAM, "skip_first_eval": False, "gamma_max": 1.0, "alpha": 0.5},
+                **{"momentum": 0.0, "noise": 0.0, **_WD},
+            },
             "adam": {**_ADAM, "inner_steps": 0, **_WD},
         },
         [

@@ -7,7 +7,7 @@ from torch.nn.functional import mse_loss
 
 from lightning_ecd.optimizers import REGISTRY
 
-NAMES = ["BBI", "EntropySGD", "EntropyECD", "Parle", "SAM"]
+NAMES = ["EntropySGD", "SAM"]
 
 
 def train(name, compiled):
