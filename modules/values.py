@@ -1,8 +1,8 @@
 """Losses and gradients at many points at once: what `step(value=...)` hands over."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,6 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
 
 from lightning_ecd.optimizers import Descent
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from modules.task import Task
 
 #: Points whose activations are in memory at once.
 _TOGETHER = 16
@@ -30,11 +25,11 @@ class Values:
     statistics do not move.
 
     Args:
-        task: Whose loss; its `batch` is the one to evaluate on.
+        task: A `Task`, whose loss; its `batch` is the one to evaluate on.
         optimizer: Whose vectors the points are laid out as.
     """
 
-    def __init__(self, task: "Task", optimizer: Descent):
+    def __init__(self, task: Any, optimizer: Descent):
         self.task, self.optimizer = task, optimizer
         self._holder, modules = _Holder(task), list(task.modules())
         self._recurrent = any(isinstance(part, nn.RNNBase) for part in modules)
@@ -118,7 +113,7 @@ class Values:
 class _Holder(nn.Module):
     """A module whose call is a task's loss."""
 
-    def __init__(self, task: "Task"):
+    def __init__(self, task: Any):
         super().__init__()
         self.task = task
 
@@ -136,7 +131,7 @@ def _stacked(*leaves: Any) -> Any:
 
 
 @contextmanager
-def still_statistics(module: nn.Module) -> "Iterator[None]":
+def still_statistics(module: nn.Module) -> Iterator[None]:
     """Let BatchNorm normalize by the batch without moving its running statistics."""
     moving: list[Any] = [part for part in module.modules() if _moves(part)]
     for part in moving:
