@@ -1,4 +1,4 @@
-"""Absolute times of a step, by pytest-benchmark: ``pytest --benchmark-only``."""
+"""Absolute times of a step, by pytest-benchmark: ``pytest -n 0 --benchmark-only``."""
 
 import pytest
 
