@@ -81,6 +81,10 @@ class FunctionTask(Task):
         """Return the values (...) at points (..., n)."""
         return self.function(x)
 
+    def part(self, batch: Any, index: int) -> Any:
+        """Return the batch: a function has no mini-batches."""
+        return batch
+
     def loss(self, batch: Any) -> Tensor:
         """Return the value at the point."""
         value = self.function(self.x)

@@ -17,8 +17,9 @@ from tune.command import build, read
 FILES = files("search")
 #: What makes the trials tiny: they come last among the arguments, and count.
 TINY = {"study": ["--steps=3"], "experiment": [*SHORT, "--data.batch_size=4"]}
-#: By experiment, what makes steps of seconds short and spares the whitening.
+#: By experiment, what makes steps of seconds short, stable, and spares whitening.
 TINIER = {
+    "entropysgd_mnistconv": ["--data.batch_size=32"],  # stable at lr 1
     "entropysgd_allcnn": [
         *("--data.whiten=false", "--data.batch_size=4", "--data.eval_batch_size=4"),
         *("--trainer.limit_train_batches=1", "--trainer.check_val_every_n_epoch=1"),
@@ -82,5 +83,7 @@ def test_a_random_and_the_published_trial_of_every_optimizer_run(settings, tmp_p
             tiny.append(replace(tiny[0], space=space, searcher=Grid()))
         for number, one in enumerate(tiny):
             (record,) = local.run(one, tmp_path / f"{name}_{number}", nobody)
-            assert (record.status, record.error) == ("completed", "")
-            assert math.isfinite(record.metrics[search.metric])
+            assert record.error == ""
+            if record.status != "diverged" or number > 0:  # drawn from a wide space
+                assert record.status == "completed"
+                assert math.isfinite(record.metrics[search.metric])
