@@ -23,7 +23,7 @@ TINIER = {
     "entropysgd_allcnn": [
         *("--data.whiten=false", "--data.batch_size=4", "--data.eval_batch_size=4"),
         *("--trainer.limit_train_batches=1", "--trainer.check_val_every_n_epoch=1"),
-    ]
+    ],
 }
 
 
