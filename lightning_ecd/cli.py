@@ -41,10 +41,11 @@ from lightning_ecd.parser import (
     LOGS,
     PROGRAM,
     Parser,
+    checkpoint_file,
     fail,
     new_folder,
     one_line,
-    version_of,
+    run_of,
     whole_numbers_first,
 )
 
@@ -186,25 +187,11 @@ class CommandLine(LightningCLI):
         given = self.settings.get("ckpt_path")
         if given is None:
             return
-        path = self._checkpoint(str(given))
+        path = checkpoint_file(str(given), self._name())
         self.settings["ckpt_path"] = str(path)
         if self.config["subcommand"] == "fit":
             checkpoint = WholeFiles().load_checkpoint(path, map_location="cpu")
             self._refuse_changes(checkpoint, path)
-
-    def _checkpoint(self, given: str) -> Path:
-        """Return the file of a path, or of "last" and "best" of the newest run."""
-        if given in ("last", "best"):
-            base = LOGS / self._name()
-            found = sorted(
-                base.glob(f"version_*/checkpoints/{given}.ckpt"), key=version_of
-            )
-            if not found:
-                fail(f"--ckpt_path {given}: no run below {base} has a {given}.ckpt")
-            return found[-1]
-        if not Path(given).is_file():
-            fail(f"--ckpt_path: there is no file {given}")
-        return Path(given)
 
     def _refuse_changes(self, checkpoint: dict[str, Any], path: Path) -> None:
         self.subcommand = self.config["subcommand"]
@@ -292,8 +279,7 @@ class CommandLine(LightningCLI):
         """Return the folder of the checkpoint's run, or of a new one."""
         checkpoint = self.settings.get("ckpt_path")
         if checkpoint is not None:
-            folder = Path(checkpoint).resolve().parent
-            return folder.parent if folder.name == "checkpoints" else folder
+            return run_of(Path(checkpoint))
         return new_folder(self._name())
 
     def _loggers(self) -> list[Any]:

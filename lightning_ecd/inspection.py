@@ -21,7 +21,14 @@ from lightning_ecd.cli import CommandLine, quieten
 from lightning_ecd.curvature import Loss, batches_of
 from lightning_ecd.curvature.inspection import Findings, Inspection, at_least
 from lightning_ecd.errors import UserError
-from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, one_line, version_of
+from lightning_ecd.parser import (
+    PROGRAM,
+    Parser,
+    checkpoint_file,
+    fail,
+    one_line,
+    run_of,
+)
 
 #: Keys of a fit's config.yaml that are no part of model, data or trainer.
 _OF_FIT = {"ckpt_path", "weights_only"}
@@ -142,11 +149,6 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _run_of(file: Path) -> Path:
-    folder = file.resolve().parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
 def _weights(line: CommandLine, path: Path) -> dict[str, Any]:
     """Load a checkpoint's weights into the model; return the whole of it."""
     checkpoint = WholeFiles().load_checkpoint(path, map_location="cpu")
@@ -190,20 +192,12 @@ def _alone(file: str, folder: str) -> str:
 
 def _named(rest: Sequence[str], given: str) -> Path:
     """Return the file of a path, or of "last" and "best" of the newest run."""
-    if given not in ("last", "best"):
-        if not Path(given).is_file():
-            raise UserError(f"--ckpt_path: there is no file {given}")
-        return Path(given)
     words = [part for word in rest for part in word.split("=", 1)]
     said = {flag: value for flag, value in zip(words, words[1:], strict=False)}
     name = said.get("--name") or Path(said.get("--config", "")).stem
-    if not name:
+    if given in ("last", "best") and not name:
         raise UserError(f"--ckpt_path {given}: of which run? give --name or --config")
-    files = (LOGS / name).glob(f"version_*/checkpoints/{given}.ckpt")
-    found = sorted(files, key=version_of)
-    if not found:
-        raise UserError(f"--ckpt_path {given}: no run below {LOGS / name} has one")
-    return found[-1]
+    return checkpoint_file(given, name)
 
 
 def _built(rest: list[str], path: Path, named: bool) -> CommandLine:
@@ -215,7 +209,7 @@ def _built(rest: list[str], path: Path, named: bool) -> CommandLine:
         named: Whether --config does no more than name the run.
     """
     words = [part for word in rest for part in _flag_and_value(word)]
-    config = _run_of(path) / "config.yaml"
+    config = run_of(path) / "config.yaml"
     if named and config.is_file():  # what was really run, flags included
         pairs = zip(words, [None, *words], strict=False)
         words = [w for w, before in pairs if "--config" not in (w, before)]
@@ -228,7 +222,7 @@ def _built(rest: list[str], path: Path, named: bool) -> CommandLine:
         for i, word in enumerate(words[:-1]):
             if word == "--config":
                 words[i + 1] = _alone(words[i + 1], place)
-        line = CommandLine([*words, *off], run=False, folder=_run_of(path))
+        line = CommandLine([*words, *off], run=False, folder=run_of(path))
     model, data, trainer = line.model, line.datamodule, line.trainer
     if data is None:
         raise UserError("curvature needs data: give --data or a config that names it")
@@ -280,7 +274,7 @@ def _curvature(args: Sequence[str]) -> None:
             _weights(line, Path(to))
             other = loss.x
         checkpoint = _weights(line, path)
-        folder = Path(source.output or _run_of(path) / "curvature")
+        folder = Path(source.output or run_of(path) / "curvature")
         folder.mkdir(parents=True, exist_ok=True)  # before the long work
         found = plan.run(loss, stage, other)
     show(found)

@@ -113,3 +113,25 @@ def new_folder(name: str, base: Path = LOGS) -> Path:
     """Return the folder of a new run, one version after the latest."""
     versions = [version_of(path) for path in (base / name).glob("version_*")]
     return base / name / f"version_{max(versions, default=-1) + 1}"
+
+
+def checkpoint_file(given: str, name: str) -> Path:
+    """Return the file of a path, or of "last" and "best" of the newest run `name`."""
+    if given not in ("last", "best"):
+        if not Path(given).is_file():
+            raise UserError(f"--ckpt_path: there is no file {given}")
+        return Path(given)
+    files = (LOGS / name).glob(f"version_*/checkpoints/{given}.ckpt")
+    found = sorted(files, key=version_of)
+    if not found:
+        raise UserError(
+            f"--ckpt_path {given}: there is no {given}.ckpt: no run below "
+            f"{LOGS / name} has one"
+        )
+    return found[-1]
+
+
+def run_of(file: Path) -> Path:
+    """Return the folder of the run that wrote a checkpoint."""
+    folder = file.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder

@@ -147,6 +147,7 @@ class Task(LightningModule):
                 self._values = Values(self, inner)
             more["value"] = self._values
         loss = optimizer.step(closure=closure, **more)
+        self.batch = None  # else it would stay in memory beside the next
         if loss is None:  # a gradient scaler hands back nothing
             loss = self._mean_loss()
         # Not in on_train_batch_end: a checkpoint may be saved before that is called.

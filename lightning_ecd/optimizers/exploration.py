@@ -227,7 +227,7 @@ class Exploring(Descent):
 class LocalEntropy(Exploring):
     """The engine that the local-entropy family shares.
 
-    Subclasses choose defaults and how the parameters follow the mean (`move`). All
+    Subclasses choose defaults and how the parameters follow the mean (`follow`). All
     groups explore together; each may have its own lr, scope, noise and decay.
 
     `info` holds ``gamma`` and, every `diagnostics_every` steps, ``gradient`` |∇f(x)|,
@@ -261,7 +261,7 @@ class LocalEntropy(Exploring):
             self.follow(group, part, c[part], d, own)
 
     def keeps_first(self) -> bool:
-        """Return whether `move` wants to know the gradient at x."""
+        """Return whether `follow` wants to know the gradient at x."""
         return False
 
     def direction(
@@ -298,12 +298,9 @@ class LocalEntropy(Exploring):
 
     def follow_gradient(self) -> None:
         """Follow the gradient instead of the local entropy's: L = 0."""
+        d = self.decayed(self.g, self.x)
         for group, part in self.parts:
-            x, g = self.x[part], self.g[part]
-            d = g
-            if group["weight_decay"]:
-                d = g.add(x, alpha=group["weight_decay"])
-            self.follow(group, part, x, d, g)
+            self.follow(group, part, self.x[part], d[part], self.g[part])
 
     def _momentum_inside(self) -> Tensor:
         """Return u; any vector where no group has an inner momentum."""

@@ -93,7 +93,7 @@ class _Replicas(Exploring):
         return ends
 
     def _together(self, value: Value, centers: list[Tensor]) -> list[Tensor]:
-        """Return the same, all replicas evaluated at once, each on the same batches."""
+        """Return the same, all replicas at once, on the mini-batches of `_in_turn`."""
         n, L = len(centers), self.param_groups[0]["inner_steps"]
         points = torch.stack(centers).to(self.x.dtype)
         gradients = self.g[None]  # of the first replica, by the closure
