@@ -28,6 +28,8 @@ class Classifier(Task):
             convolutions of many channels compute faster, on GPUs most of all. Draws
             of the optimizer follow the order in memory, so the bounces differ, not
             their law.
+        train_accuracy: Log ``train/accuracy``, the share of right answers over an
+            epoch's evaluations of the loss, each with the weights it was made at.
     """
 
     metric_names = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
@@ -41,6 +43,7 @@ class Classifier(Task):
         scheduler_interval: str = "epoch",
         groups: dict[str, dict[str, Any]] | None = None,
         channels_last: bool = False,
+        train_accuracy: bool = False,
     ):
         super().__init__(optimizer, minibatches, scheduler, scheduler_interval, groups)
         self.network = network()
@@ -50,6 +53,10 @@ class Classifier(Task):
         self.means = nn.ModuleDict(
             {name.replace("/", "_"): MeanMetric() for name in self.metric_names}
         )
+        self.train_accuracy = train_accuracy
+        self._training = False  # the loss is being evaluated for a gradient
+        self._right: Tensor | int = 0  # of the answers in this epoch
+        self._answers = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, outputs) of images (B, C, H, W)."""
@@ -60,7 +67,37 @@ class Classifier(Task):
     def loss(self, batch: Any) -> Tensor:
         """Return the mean cross-entropy of (images, labels)."""
         images, labels = batch
-        return cross_entropy(self(images), labels)
+        logits = self(images)
+        if self._training and self.train_accuracy:
+            self._right = self._right + (logits.detach().argmax(1) == labels).sum()
+            self._answers += len(labels)
+        return cross_entropy(logits, labels)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss, as `Task` does; count the right answers on the way."""
+        self._training = True
+        try:
+            return super().training_step(batch, batch_idx)
+        finally:
+            self._training = False
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean loss and, if it is counted, its accuracy."""
+        super().on_train_epoch_end()
+        if self._answers:
+            right = torch.as_tensor(self._right, device=self.device, dtype=torch.float)
+            self.log("train/accuracy", right / self._answers, sync_dist=True)
+        self._right, self._answers = 0, 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the right answers so far, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["right_answers"] = (int(self._right), self._answers)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting right answers, too."""
+        super().on_load_checkpoint(checkpoint)
+        self._right, self._answers = checkpoint.get("right_answers", (0, 0))
 
     def setup(self, stage: str) -> None:
         """Refuse a network that does not fit the images or has too few outputs."""
