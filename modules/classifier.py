@@ -54,7 +54,6 @@ class Classifier(Task):
             {name.replace("/", "_"): MeanMetric() for name in self.metric_names}
         )
         self.train_accuracy = train_accuracy
-        self._training = False  # the loss is being evaluated for a gradient
         self._right: Tensor | int = 0  # of the answers in this epoch
         self._answers = 0
 
@@ -68,18 +67,10 @@ class Classifier(Task):
         """Return the mean cross-entropy of (images, labels)."""
         images, labels = batch
         logits = self(images)
-        if self._training and self.train_accuracy:
+        if self.train_accuracy and self.in_training_step:
             self._right = self._right + (logits.detach().argmax(1) == labels).sum()
             self._answers += len(labels)
         return cross_entropy(logits, labels)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss, as `Task` does; count the right answers on the way."""
-        self._training = True
-        try:
-            return super().training_step(batch, batch_idx)
-        finally:
-            self._training = False
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss and, if it is counted, its accuracy."""

@@ -88,6 +88,7 @@ class Task(LightningModule):
         self.evaluations = 0
         self.samples = 0  # that all evaluations together have seen
         self._evaluation = 0  # within the step
+        self.in_training_step = False  # not within `Values` or a validation
         self.batch: Any = None  # of the loader, the one being trained on
         self._values: Values | None = None
         self._losses: list[tuple[Tensor, int]] = []  # of the gradient being summed
@@ -115,8 +116,10 @@ class Task(LightningModule):
             batch = self.part(batch, self._evaluation % self.minibatches)
         size = self.batch_size(batch)
         seen = self._evaluation >= (self.minibatches or 1)
+        self.in_training_step = True
         with still_statistics(self) if seen else nullcontext():
             loss = self.loss(batch)
+        self.in_training_step = False
         self._losses.append((loss.detach(), size))
         first = self._losses[0][1]
         return loss if size == first else loss * (size / first)
