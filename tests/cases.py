@@ -185,12 +185,13 @@ CASES: dict[str, Case] = {
 
 
 def variants(
-    keep: Callable[[str], bool] = lambda name: True,
+    keep: Callable[[str], bool] = lambda name: True, at_most: int | None = None
 ) -> pytest.MarkDecorator:
     """Return a parametrisation over (name, settings) of the optimizers kept.
 
     Args:
         keep: Which optimizers, by the name under which they are registered.
+        at_most: How many variants of each; None: all.
     """
     return pytest.mark.parametrize(
         ("name", "settings"),
@@ -198,9 +199,14 @@ def variants(
             pytest.param(name, settings, id=f"{name}-{label}")
             for name, case in CASES.items()
             if name in REGISTRY and keep(name)
-            for label, settings in case.good.items()
+            for label, settings in list(case.good.items())[:at_most]
         ],
     )
+
+
+def typical(keep: Callable[[str], bool] = lambda name: True) -> pytest.MarkDecorator:
+    """Return two variants of each: for what the step protocol alone decides."""
+    return variants(keep, at_most=2)
 
 
 def ours(name: str) -> bool:

@@ -14,17 +14,25 @@ from tests.cases import (
     ours,
     quadratic,
     start,
+    typical,
     values,
     variants,
 )
 
-DTYPES = [torch.float32, torch.float64]
 
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 @pytest.mark.parametrize("problem", PROBLEMS)
 @variants()
-def test_descends(name, settings, problem, dtype):
+def test_descends(name, settings, problem):
+    _descends(name, settings, problem, torch.float64)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@typical()
+def test_descends_in_float32(name, settings, problem):
+    _descends(name, settings, problem, torch.float32)
+
+
+def _descends(name, settings, problem, dtype):
     params = start(dtype)
     optimizer = build(name, settings, params)
     losses = descend(optimizer, params, PROBLEMS[problem], 80)
@@ -32,7 +40,7 @@ def test_descends(name, settings, problem, dtype):
     assert all(p.dtype == dtype and p.isfinite().all() for p in params)
 
 
-@variants(lambda name: REGISTRY[name].traits.bf16)
+@typical(lambda name: REGISTRY[name].traits.bf16)
 def test_descends_with_bfloat16_parameters(name, settings):
     params = start(torch.bfloat16)
     optimizer = build(name, settings, params)
@@ -41,7 +49,7 @@ def test_descends_with_bfloat16_parameters(name, settings):
     assert all(p.dtype == torch.bfloat16 for p in params)
 
 
-@variants()
+@typical()
 def test_descends_under_a_scheduler(name, settings):
     params = start()
     optimizer = build(name, settings, params)
@@ -59,7 +67,7 @@ def _obeys(name, settings):
     return name == "BBI" or not settings.get("compat")
 
 
-@variants()
+@typical()
 def test_a_scheduler_set_to_zero_stops_the_motion(name, settings):
     params = start()
     optimizer = build(name, settings, params)
@@ -73,7 +81,7 @@ def test_a_scheduler_set_to_zero_stops_the_motion(name, settings):
     assert moved != _obeys(name, settings)
 
 
-@variants(ours)
+@typical(ours)
 def test_lr_set_by_hand_equals_lr_set_by_a_scheduler(name, settings):
     def run(scheduled):
         params = start()

@@ -20,6 +20,7 @@ from tests.cases import (
     quadratic,
     rosenbrock,
     start,
+    typical,
     values,
     variants,
 )
@@ -88,15 +89,12 @@ def run(name, settings, loss, steps, waiting=True):
     return params, optimizer, len(reads)
 
 
-@pytest.mark.parametrize("loss", [quadratic, rosenbrock])
 @variants(ours)
-def test_equals_the_path_of_the_cpu_without_waiting(
-    name, settings, loss, as_if_on_a_device
-):
-    expected, host, _ = run(name, settings, loss, 60)
+def test_equals_the_path_of_the_cpu_without_waiting(name, settings, as_if_on_a_device):
+    expected, host, _ = run(name, settings, rosenbrock, 60)
     as_if_on_a_device()
     waits = settings.get("match_norm", False)  # documented: one number per step
-    params, device, reads = run(name, settings, loss, 60, waiting=waits)
+    params, device, reads = run(name, settings, rosenbrock, 60, waiting=waits)
     torch.testing.assert_close(values(params), values(expected), rtol=1e-12, atol=1e-13)
     assert reads == (60 if name == "BBI" else 0)
     assert set(host.info) == set(device.info)
@@ -132,7 +130,7 @@ def test_rests_where_the_cpu_rests(name, settings, as_if_on_a_device):
 
 
 @pytest.mark.parametrize("way", ["to the device", "to the CPU"])
-@variants(ours)
+@typical(ours)
 def test_checkpoints_travel_between_cpu_and_device(
     name, settings, way, as_if_on_a_device
 ):
@@ -151,7 +149,7 @@ def test_checkpoints_travel_between_cpu_and_device(
     torch.testing.assert_close(values(params), values(expected), rtol=1e-11, atol=1e-12)
 
 
-@variants(ours)
+@typical(ours)
 def test_state_dict_reads_device_numbers_out(name, settings, as_if_on_a_device):
     as_if_on_a_device()
     params = start()

@@ -10,12 +10,12 @@ from tests.cases import (
     ours,
     quadratic,
     start,
+    typical,
     values,
-    variants,
 )
 
 
-@variants()
+@typical()
 def test_groups_have_their_own_lr(name, settings):
     a, b = start(shapes=[(6,), (6,)])
     groups = [{"params": [a]}, {"params": [b], "lr": 1e-9}]
@@ -27,7 +27,7 @@ def test_groups_have_their_own_lr(name, settings):
         assert (values([b]) - before[1]).norm() < 1e-6
 
 
-@variants()
+@typical()
 def test_a_group_added_in_mid_run_trains(name, settings):
     a, b = start(shapes=[(6,), (4, 2)])
     optimizer = build(name, settings, [a])
@@ -39,7 +39,7 @@ def test_a_group_added_in_mid_run_trains(name, settings):
     assert min(losses) < 0.8 * loss
 
 
-@variants(ours)
+@typical(ours)
 def test_resumes_after_a_group_was_added(name, settings):
     a, b = start(shapes=[(6,), (4, 2)])
     optimizer = build(name, settings, [a])
@@ -58,7 +58,7 @@ def test_resumes_after_a_group_was_added(name, settings):
     assert torch.equal(values([a, b]), values(others))
 
 
-@variants()
+@typical()
 def test_frozen_parameters_stay_and_thawed_ones_move(name, settings):
     a, b = start(shapes=[(6,), (4, 2)])
     b.requires_grad_(False)
@@ -76,7 +76,7 @@ def test_frozen_parameters_stay_and_thawed_ones_move(name, settings):
     assert all(loss == loss for loss in losses)
 
 
-@variants(ours)
+@typical(ours)
 def test_freezing_the_first_parameter_keeps_the_state(name, settings):
     a, b = start(shapes=[(6,), (4, 2)])
     optimizer = build(name, settings, [a, b])
@@ -99,7 +99,7 @@ def test_energy_is_right_after_freezing_a_part(cls):
     assert abs(optimizer.info["violation"]) < 0.05
 
 
-@variants(ours)
+@typical(ours)
 def test_a_gradient_of_none_counts_as_zero(name, settings):
     def run(zeros):
         a, b = start(shapes=[(6,), (4, 2)])

@@ -16,12 +16,12 @@ from tests.cases import (
     quadratic,
     rosenbrock,
     start,
+    typical,
     values,
-    variants,
 )
 
 
-@variants(ours)
+@typical(ours)
 def test_every_way_to_zero_gradients_gives_the_same(name, settings):
     class Two(nn.Module):
         def __init__(self):
@@ -55,7 +55,7 @@ def test_every_way_to_zero_gradients_gives_the_same(name, settings):
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-@variants(ours)
+@typical(ours)
 def test_zero_grad_leaves_views_that_are_zero(name, settings):
     params = start()
     optimizer = build(name, settings, params)
@@ -68,7 +68,7 @@ def test_zero_grad_leaves_views_that_are_zero(name, settings):
     )
 
 
-@variants(ours)
+@typical(ours)
 def test_module_converted_before_the_first_step_trains_in_the_new_dtype(name, settings):
     torch.manual_seed(0)
     module = nn.Linear(4, 3)
@@ -78,7 +78,7 @@ def test_module_converted_before_the_first_step_trains_in_the_new_dtype(name, se
     assert module.weight.dtype == optimizer.x.dtype == torch.float64
 
 
-@variants(ours)
+@typical(ours)
 def test_module_converted_after_the_first_step_is_refused(name, settings):
     torch.manual_seed(0)
     module = nn.Linear(4, 3)
@@ -94,7 +94,7 @@ def test_module_converted_after_the_first_step_is_refused(name, settings):
     descend(optimizer, params, quadratic, 1)
 
 
-@variants(ours)
+@typical(ours)
 def test_new_storage_of_the_same_kind_changes_nothing(name, settings):
     """As after `.to()` and back, or after weights were replaced."""
 
@@ -111,7 +111,7 @@ def test_new_storage_of_the_same_kind_changes_nothing(name, settings):
     torch.testing.assert_close(run(True), run(False), rtol=1e-11, atol=1e-12)
 
 
-@variants(ours)
+@typical(ours)
 def test_weights_loaded_after_building_are_those_trained(name, settings):
     module, donor = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
     params = list(module.parameters())
@@ -121,7 +121,7 @@ def test_weights_loaded_after_building_are_those_trained(name, settings):
     assert torch.equal(optimizer.x, values(list(donor.parameters())))
 
 
-@variants(ours)
+@typical(ours)
 def test_empty_and_scalar_tensors(name, settings):
     params = start(shapes=[(0, 3), (), (4,), (2, 0), (1, 1)])
     optimizer = build(name, settings, params)
@@ -228,7 +228,7 @@ def test_a_change_of_memory_format_in_mid_run_keeps_the_momentum(name):
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@variants(ours)
+@typical(ours)
 def test_transposed_tensors_train_as_contiguous_ones(name, settings):
     if "bounce_every" in settings:  # draws follow memory order
         settings = {**settings, "bounce_every": 10**6, "patience": 10**6}
@@ -245,7 +245,7 @@ def test_transposed_tensors_train_as_contiguous_ones(name, settings):
     assert turned[0].stride() == (1, 3)
 
 
-@variants(ours)
+@typical(ours)
 def test_a_slice_of_a_larger_tensor_trains(name, settings):
     whole = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(4, 6)
     part = whole[:, 1:3].detach().requires_grad_()
@@ -255,7 +255,7 @@ def test_a_slice_of_a_larger_tensor_trains(name, settings):
     assert torch.equal(part, plain)
 
 
-@variants(ours)
+@typical(ours)
 def test_tied_parameters_count_once(name, settings):
     torch.manual_seed(0)
     first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
@@ -323,7 +323,7 @@ def test_mixed_dtypes_are_refused_by_name(cls):
         cls(params).step(lambda: torch.tensor(1.0))
 
 
-@variants(ours)
+@typical(ours)
 def test_parameters_and_gradients_are_views_of_two_vectors(name, settings):
     params = start()
     optimizer = build(name, settings, params)

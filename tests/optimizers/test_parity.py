@@ -11,6 +11,7 @@ from tests.cases import (
     closure_of,
     descend,
     start,
+    typical,
     values,
     variants,
 )
@@ -274,7 +275,7 @@ def test_equals_the_transcription_when_a_group_is_added(name, settings):
     ids=["one", "several", "scalars"],
 )
 @pytest.mark.parametrize("grouped", [False, True])
-@variants(transcribed)
+@typical(transcribed)
 def test_any_split_gives_the_same_trajectory(name, settings, split, grouped):
     if settings.get("compat") and name in ("BBI", "ECDq1"):
         settings = {**settings, "compat": False}

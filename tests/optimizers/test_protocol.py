@@ -21,6 +21,7 @@ from tests.cases import (
     quadratic,
     rosenbrock,
     start,
+    typical,
     values,
     variants,
 )
@@ -32,7 +33,7 @@ def first_settings(name):
     return next(iter(CASES[name].good.values()))
 
 
-@variants()
+@typical()
 def test_step_returns_the_loss_at_the_starting_point(name, settings):
     params = start()
     optimizer = build(name, settings, params)
@@ -113,7 +114,7 @@ def test_a_closure_that_returns_none_is_a_clear_error(name):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@variants(ours)
+@typical(ours)
 def test_a_loss_that_is_not_finite_stops_and_leaves_all_as_it_was(name, settings, bad):
     params, others = start(), start()
     optimizer, other = build(name, settings, params), build(name, settings, others)
@@ -141,7 +142,7 @@ def test_a_first_loss_that_is_not_finite_names_step_0(name):
     assert torch.equal(values(params), values(start()))
 
 
-@variants(ours)
+@typical(ours)
 def test_a_gradient_that_is_not_finite_stops_at_the_next_loss(name, settings):
     params = start()
     optimizer = build(name, settings, params)
@@ -174,7 +175,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_else_draws(name, settings):
     assert torch.equal(*results)
 
 
-@variants(ours)
+@typical(ours)
 def test_the_global_generators_are_left_alone(name, settings):
     torch.manual_seed(0)
     random.seed(0)
@@ -220,7 +221,7 @@ class Counting(Eager):
         return super().normals(like, seed, step, offset)
 
 
-@variants(ours)
+@typical(ours)
 def test_step_hooks_run_exactly_once(name, settings):
     calls = []
     params = start()

@@ -8,7 +8,7 @@ import torch
 
 from lightning_ecd.optimizers import REGISTRY, HeavyBall, traits_of
 from lightning_ecd.optimizers.traits import UNKNOWN, Traits, arithmetic
-from tests.cases import CASES, build, descend, ours, quadratic, start, variants
+from tests.cases import CASES, build, descend, ours, quadratic, start, typical, variants
 
 OURS = sorted(filter(ours, REGISTRY))
 
@@ -127,7 +127,7 @@ def test_declared_evaluations_are_those_made(name, settings):
     assert made == sum(declared)
 
 
-@variants()
+@typical()
 def test_repr_shows_class_and_lr(name, settings):
     text = repr(build(name, settings, start()))
     assert text.startswith(name) and f"lr: {settings['lr']}" in text
