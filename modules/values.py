@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad_and_value, jvp, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
@@ -57,8 +57,7 @@ class Values:
         """
         count = self.task.minibatches or 1
         chosen = [i % count for i in (range(len(points)) if parts is None else parts)]
-        convolves = self._convolves and self.optimizer.flat.host
-        size = 1 if self._recurrent or convolves else _TOGETHER
+        size = self._size()
         losses = points.new_empty(len(points))
         found = torch.empty_like(points) if gradients else None
         with still_statistics(self.task), self._context():
@@ -97,6 +96,39 @@ class Values:
         for name, view in self._named(flat.stacked(gradients)).items():
             view.copy_(slopes[name])
         return losses
+
+    def slopes(self, directions: Tensor) -> Tensor:
+        """Return derivatives of the loss along the rows of `directions`, (P,).
+
+        Args:
+            directions: Shape (P, n).
+        """
+        flat = self.optimizer.flat
+        batch = self.task.part(self.task.batch, 0)
+        here = self._named(flat.views(flat.x))
+
+        def slope(tangents: dict[str, Tensor]) -> Tensor:
+            return jvp(lambda p: self._loss(p, batch), (here,), (tangents,))[1]
+
+        losses = directions.new_empty(len(directions))
+        size = self._size()
+        with still_statistics(self.task), self._context():
+            for start in range(0, len(directions), size):
+                some = directions[start : start + size]
+                if len(some) == 1:
+                    tangents = self._named([v[0] for v in flat.stacked(some)])
+                    losses[start] = slope(tangents)
+                else:
+                    tangents = self._named(flat.stacked(some))
+                    found = vmap(slope, randomness="same")(tangents)
+                    losses[start : start + size] = found
+        self.task.count(len(directions), len(directions) * self.task.batch_size(batch))
+        return losses
+
+    def _size(self) -> int:
+        """Return how many points are evaluated at once."""
+        convolves = self._convolves and self.optimizer.flat.host
+        return 1 if self._recurrent or convolves else _TOGETHER
 
     def _named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         names = {id(p): f"task.{name}" for name, p in self.task.named_parameters()}

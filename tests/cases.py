@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_ecd.optimizers import REGISTRY, Descent
 from tests.case import Case, Settings, outside
 from tests.cases_local_entropy import LOCAL_ENTROPY
+from tests.cases_random_bases import RANDOM_BASES
 
 _BBI = {"lr": 0.05, "bounce_every": 7, "fixed_bounces": 2, "patience": 9}
 _SEP = {"lr": 0.2, "nu": 1e-3}
@@ -181,6 +182,7 @@ CASES: dict[str, Case] = {
         ],
     ),
     **LOCAL_ENTROPY,
+    **RANDOM_BASES,
 }
 
 

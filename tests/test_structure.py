@@ -14,6 +14,7 @@ LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 LAYERS = (
     {"errors", "figures", "flat", "functions", "kernels", "overrides"}
     | {"pool", "randomness", "ranges"},
+    {"bases"},
     {"optimizers"},
     {"curvature", "landscape", "laplacian", "listing", "theory", "trajectories"}
     | {"unrolling"},

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lightning_ecd.callbacks.hparams import TensorBoard
 from lightning_ecd.callbacks.publishing import publish
@@ -11,9 +12,10 @@ from lightning_ecd.callbacks.publishing import publish
 class Diagnostics(Callback):
     """Logs `optimizer.info` on logging steps, and a phase-space figure per run.
 
-    Scalars are named ``optimizer/energy`` and so on. An optimizer that reports a
-    potential ``V`` and a ``momentum`` gets a figure of its way through phase space,
-    in TensorBoard and as ``phase_space.png`` in the run's folder.
+    Scalars are named ``optimizer/energy`` and so on; vectors become histograms. An
+    optimizer that reports a potential ``V`` and a ``momentum`` gets a figure of its
+    way through phase space, in TensorBoard and as ``phase_space.png`` in the run's
+    folder.
 
     Args:
         points: The most points that the figure keeps.
@@ -49,8 +51,13 @@ class Diagnostics(Callback):
         info = getattr(trainer.optimizers[0], "info", None)
         if not info:
             return
-        values = {name: float(value) for name, value in info.items()}
+        vectors = {k: v for k, v in info.items() if isinstance(v, Tensor) and v.dim()}
+        values = {k: float(v) for k, v in info.items() if k not in vectors}
         pl_module.log_dict({f"optimizer/{k}": v for k, v in values.items()})
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                for k, v in vectors.items():
+                    logger.experiment.add_histogram(f"optimizer/{k}", v, step)
         if self.figure and "V" in values and "momentum" in values:
             self._remember({"step": float(step), **values})
 

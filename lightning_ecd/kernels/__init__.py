@@ -15,6 +15,7 @@ body        where                                      bytes per float32 paramet
 The environment variable ``LIGHTNING_ECD_KERNELS=eager`` chooses `Eager` everywhere.
 """
 
+import ctypes
 import logging
 import os
 from functools import lru_cache
@@ -27,6 +28,7 @@ from lightning_ecd import flat
 from lightning_ecd.kernels.build import library
 from lightning_ecd.kernels.compiled import TYPES, Compiled
 from lightning_ecd.kernels.eager import Eager, Exploration, Number, add_scaled
+from lightning_ecd.kernels.projections import Projections
 
 __all__ = [
     "Body",
@@ -34,8 +36,10 @@ __all__ = [
     "Eager",
     "Exploration",
     "Number",
+    "Projections",
     "add_scaled",
     "body_of",
+    "projections_of",
 ]
 
 _log = logging.getLogger(__name__)
@@ -157,18 +161,45 @@ def body_of(x: Tensor) -> Body:
     Raises:
         ValueError: If ``LIGHTNING_ECD_KERNELS`` is set to anything but "eager".
     """
+    if _wants_eager(x):
+        return Eager()
+    if x.device.type == "cuda":
+        return _triton() or Eager()
+    built = _built_for(x)
+    return _compiled(built, x.dtype) if built else Eager()
+
+
+def projections_of(x: Tensor) -> Projections | None:
+    """Return fast products with random bases for vectors like `x`, if there are any.
+
+    Args:
+        x: The parameters, shape (n,).
+
+    Raises:
+        ValueError: If ``LIGHTNING_ECD_KERNELS`` is set to anything but "eager".
+    """
+    built = None if _wants_eager(x) else _built_for(x)
+    return _projections(built, x.dtype) if built else None
+
+
+def _wants_eager(x: Tensor) -> bool:
+    """Return whether plain torch is chosen, or all there is for the type."""
     chosen = os.environ.get("LIGHTNING_ECD_KERNELS", "")
     if chosen not in ("", "eager"):
         raise ValueError(
             f"LIGHTNING_ECD_KERNELS must be 'eager' or not set, got {chosen!r}"
         )
-    if chosen == "eager" or x.dtype not in TYPES:
-        return Eager()
-    if x.device.type == "cuda":
-        return _triton() or Eager()
+    return chosen == "eager" or x.dtype not in TYPES
+
+
+def _built_for(x: Tensor) -> ctypes.CDLL | None:
+    """Return the functions in C if they work on a vector."""
     # tests declare that no vector lies on the host
-    built = library() if x.device.type == "cpu" and flat.on_host(x) else None
-    return Compiled(built, x.dtype) if built else Eager()
+    return library() if x.device.type == "cpu" and flat.on_host(x) else None
+
+
+_compiled = lru_cache(maxsize=8)(Compiled)
+_projections = lru_cache(maxsize=8)(Projections)
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Builds `passes.c` and loads it.
+"""Builds `passes.c` and `bases.c` and loads them.
 
 The library lies in the user's cache folder, under a name made of what it was built
 from (source, compiler, flags, processor) and of its own bytes: a stale or damaged
@@ -20,7 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 
 _log = logging.getLogger("lightning_ecd.kernels")
-_SOURCE = Path(__file__).with_name("passes.c")
+_FOLDER = Path(__file__).parent
+_SOURCES, _HEADER = ("passes.c", "bases.c"), "draws.h"
 _COMPILERS = ("gcc", "clang", "cc")
 #: No -ffast-math: what is not finite must stay so.
 _FLAGS = [
@@ -36,7 +37,7 @@ _SECONDS = 60
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """Return the passes; None, and one debug record, where they cannot be had."""
+    """Return the functions; None, and one debug record, where they cannot be had."""
     try:
         return _load(_compiler(), _cache())
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -47,8 +48,8 @@ def library() -> ctypes.CDLL | None:
 
 def _load(compiler: list[str], cache: Path | None) -> ctypes.CDLL:
     """Return the library, from the cache or newly built."""
-    source = _SOURCE.read_text()
-    identity = [source, _output([*compiler, "--version"]), _processor()]
+    sources = [(_FOLDER / name).read_text() for name in (*_SOURCES, _HEADER)]
+    identity = [*sources, _output([*compiler, "--version"]), _processor()]
     for tuning in _TUNINGS:
         command = [*compiler, *_FLAGS, *tuning]
         key = _digest("\0".join([*identity, *command]).encode())
@@ -76,7 +77,8 @@ def _built(command: list[str], key: str, cache: Path | None) -> ctypes.CDLL:
     """Compile, keep the result in the cache where that can be written, and load."""
     with tempfile.TemporaryDirectory(prefix="lightning_ecd-") as scratch:
         made = Path(scratch, "passes.so")
-        _output([*command, str(_SOURCE), "-o", str(made), "-lm"])
+        sources = [str(_FOLDER / name) for name in _SOURCES]
+        _output([*command, *sources, "-o", str(made), "-lm"])
         content = made.read_bytes()
         if cache:
             kept = cache / f"passes-{key}-{_digest(content)}.so"

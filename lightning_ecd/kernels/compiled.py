@@ -148,14 +148,14 @@ class Compiled:
             shifted = (place + start * size for place in places)
             return run(*shifted, stop - start, *numbers, *last)
 
-        threads = min(torch.get_num_threads(), n // _SHARE)
-        share = -(-n // threads // 1024) * 1024
+        count = min(torch.get_num_threads(), n // _SHARE)
+        share = -(-n // count // 1024) * 1024
         cuts = [*range(0, n, share), n]
-        others = _pool(os.getpid()).map(part, cuts[1:-1], cuts[2:])
+        others = threads(os.getpid()).map(part, cuts[1:-1], cuts[2:])
         return part(0, cuts[1]) + sum(others)
 
 
 @lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:
+def threads(process: int) -> ThreadPoolExecutor:
     """Return threads of this process; a fork has none of its parent's."""
     return ThreadPoolExecutor(thread_name_prefix="passes")

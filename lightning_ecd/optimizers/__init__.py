@@ -8,9 +8,12 @@ from lightning_ecd.optimizers.ecdsep import ECDSep, ECDSepLeapfrog
 from lightning_ecd.optimizers.entropy import EntropySGD
 from lightning_ecd.optimizers.entropy_adam import EntropyAdam
 from lightning_ecd.optimizers.entropy_ecd import EntropyECD
+from lightning_ecd.optimizers.evolution import NES, RBDNES, ZeroOrderRBD
+from lightning_ecd.optimizers.gradient_basis import GradientBasis
 from lightning_ecd.optimizers.langevin import SGLD, EntropySGLD
 from lightning_ecd.optimizers.plain import HeavyBall
 from lightning_ecd.optimizers.proximal import Lookahead, ProxSGD
+from lightning_ecd.optimizers.rbd import FPD, RBD
 from lightning_ecd.optimizers.relaxation import FP, HEAT, HJB
 from lightning_ecd.optimizers.replicas import ElasticSGD, Parle
 from lightning_ecd.optimizers.sharpness import ASAM, SAM, LookSAM
@@ -42,6 +45,12 @@ REGISTRY: dict[str, Entry] = {
     "SAM": Entry(SAM, SAM.traits),
     "ASAM": Entry(ASAM, ASAM.traits),
     "LookSAM": Entry(LookSAM, LookSAM.traits),
+    "RBD": Entry(RBD, RBD.traits),
+    "FPD": Entry(FPD, FPD.traits),
+    "NES": Entry(NES, NES.traits),
+    "RBDNES": Entry(RBDNES, RBDNES.traits),
+    "ZeroOrderRBD": Entry(ZeroOrderRBD, ZeroOrderRBD.traits),
+    "GradientBasis": Entry(GradientBasis, GradientBasis.traits),
 }
 
 
@@ -65,8 +74,12 @@ __all__ = [
     "BBI",
     "ECD",
     "FP",
+    "FPD",
     "HEAT",
     "HJB",
+    "NES",
+    "RBD",
+    "RBDNES",
     "REGISTRY",
     "SAM",
     "SGLD",
@@ -80,11 +93,13 @@ __all__ = [
     "EntropySGD",
     "EntropySGLD",
     "Entry",
+    "GradientBasis",
     "HeavyBall",
     "LookSAM",
     "Lookahead",
     "Parle",
     "ProxSGD",
     "Traits",
+    "ZeroOrderRBD",
     "traits_of",
 ]

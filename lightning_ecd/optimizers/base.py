@@ -54,6 +54,8 @@ class Descent(torch.optim.Optimizer):
     local_gradients: ClassVar[bool] = False
     #: Allowed interval of every bounded hyper-parameter, such as "(0, inf)".
     bounds: ClassVar[Mapping[str, str]] = {}
+    #: Hyper-parameters that all groups share.
+    shared: tuple[str, ...] = ()
     #: Chooses what passes over the vectors: eager, compiled or fused.
     body_of = staticmethod(body_of)
 
@@ -71,9 +73,16 @@ class Descent(torch.optim.Optimizer):
     rows: int = 0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its hyper-parameters must lie in `bounds`."""
+        """Add a group; its hyper-parameters must lie in `bounds`, some in none else."""
         for name, interval in self.bounds.items():
             _require_within(interval, name, param_group.get(name, self.defaults[name]))
+        head = self.param_groups[0] if self.param_groups else self.defaults
+        for name in self.shared:
+            own = param_group.get(name, self.defaults[name])
+            if own != head[name]:
+                raise ValueError(
+                    f"{name} must be {head[name]} in all groups, got {own}"
+                )
         super().add_param_group(param_group)
 
     @property
@@ -115,7 +124,7 @@ class Descent(torch.optim.Optimizer):
 
     @property
     def system(self) -> dict[str, Any]:
-        """Numbers and counters of the whole system."""
+        """Numbers and counters of the whole system; also short tensors of them."""
         return self.param_groups[0].setdefault("system", {})
 
     @property
@@ -357,11 +366,14 @@ def _plain(group: dict[str, Any]) -> dict[str, Any]:
     """Return a group whose system is a copy, device numbers read out."""
     if "system" not in group:
         return dict(group)
-    system = {
-        key: number.item() if isinstance(number, Tensor) else number
-        for key, number in group["system"].items()
-    }
-    return {**group, "system": system}
+    return {**group, "system": {k: _copied(v) for k, v in group["system"].items()}}
+
+
+def _copied(value: Any) -> Any:
+    """Return a number, or a copy of a few of them."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.item() if value.dim() == 0 else value.detach().clone()
 
 
 def _require_within(interval: str, name: str, value: Any) -> None:
@@ -370,17 +382,3 @@ def _require_within(interval: str, name: str, value: Any) -> None:
     below = value <= high if interval[-1] == "]" else value < high
     if not (above and below):
         raise ValueError(f"{name} must lie in {interval}, got {value}")
-
-
-def where(condition: bool | Tensor, yes: Number, no: Number) -> Number:
-    """Return `yes` where the condition holds, else `no`, for floats or tensors."""
-    if not isinstance(condition, Tensor):
-        return yes if condition else no
-    # torch.where copies a Python number to the device and waits; these do not
-    if isinstance(no, Tensor) and isinstance(yes, Tensor):
-        return torch.where(condition, yes, no)
-    if isinstance(yes, Tensor):
-        return yes.masked_fill(~condition, no)
-    if isinstance(no, Tensor):
-        return no.masked_fill(condition, yes)
-    return condition.double() * (yes - no) + no

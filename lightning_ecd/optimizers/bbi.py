@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_ecd.optimizers.base import Number, ParamsT, where
+from lightning_ecd.optimizers.base import Number, ParamsT
 from lightning_ecd.optimizers.ecd import ECD, FAMILY
 from lightning_ecd.optimizers.hamiltonian import BornInfeld, Hamiltonian
 from lightning_ecd.optimizers.particle import Particle, Span
+from lightning_ecd.optimizers.scalars import where
 from lightning_ecd.ranges import LogUniform, Uniform
 
 _BORN_INFELD = BornInfeld()

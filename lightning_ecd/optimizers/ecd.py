@@ -27,9 +27,10 @@ from torch import Tensor
 
 from lightning_ecd.flat import FlatParameters
 from lightning_ecd.kernels import Body, Eager
-from lightning_ecd.optimizers.base import Descent, Evaluate, Number, where
+from lightning_ecd.optimizers.base import Descent, Evaluate, Number
 from lightning_ecd.optimizers.hamiltonian import Hamiltonian
 from lightning_ecd.optimizers.particle import Particle, Span
+from lightning_ecd.optimizers.scalars import where
 from lightning_ecd.optimizers.traits import Traits
 from lightning_ecd.randomness import normals, uniforms
 

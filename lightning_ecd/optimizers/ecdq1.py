@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 from torch import Tensor
 
 from lightning_ecd.kernels import add_scaled
-from lightning_ecd.optimizers.base import Number, ParamsT, where
+from lightning_ecd.optimizers.base import Number, ParamsT
 from lightning_ecd.optimizers.ecd import ECD, FAMILY
 from lightning_ecd.optimizers.hamiltonian import Hamiltonian, Isokinetic
 from lightning_ecd.optimizers.particle import Particle, Span
+from lightning_ecd.optimizers.scalars import where
 from lightning_ecd.ranges import LogUniform
 
 _STEPS = ("constant", "sign", "first_gradient", "theta", "adaptive", "elementwise")

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from lightning_ecd.kernels import add_scaled
-from lightning_ecd.optimizers.base import Number, ParamsT, where
+from lightning_ecd.optimizers.base import Number, ParamsT
 from lightning_ecd.optimizers.ecd import ECD, FAMILY
 from lightning_ecd.optimizers.hamiltonian import Absolute, Hamiltonian, Separable
 from lightning_ecd.optimizers.particle import Particle, Span
+from lightning_ecd.optimizers.scalars import where
 from lightning_ecd.ranges import LogUniform, Uniform
 
 _BOUNDS = {

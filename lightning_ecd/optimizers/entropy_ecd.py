@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from lightning_ecd.kernels import Eager
-from lightning_ecd.optimizers.base import Number, ParamsT, where
+from lightning_ecd.optimizers.base import Number, ParamsT
 from lightning_ecd.optimizers.entropy import BOUNDS, require_one_of, resolved
 from lightning_ecd.optimizers.exploration import FAMILY, LocalEntropy
 from lightning_ecd.optimizers.hamiltonian import Hamiltonian, Isokinetic, Separable
 from lightning_ecd.optimizers.particle import Particle
+from lightning_ecd.optimizers.scalars import where
 from lightning_ecd.randomness import mixed
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
 

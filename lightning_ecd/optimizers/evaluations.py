@@ -29,3 +29,9 @@ class Value(Protocol):
         The second of the pair are the gradients (P, n). Point i sees mini-batch
         ``parts[i]`` of the batch, by default mini-batch i, modulo their number.
         """
+
+    def slopes(self, directions: Tensor) -> Tensor:
+        """Return derivatives of the loss along the rows of `directions`, (P,).
+
+        At the present parameters, on the first mini-batch, in forward mode.
+        """

@@ -55,19 +55,7 @@ class Exploring(Descent):
     """What explores around a center: Langevin steps held by a spring."""
 
     _warned = False
-    #: Hyper-parameters that all groups share.
     shared: tuple[str, ...] = ("inner_steps", "skip_first_eval", "reset_inner_momentum")
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; all explore by as many steps."""
-        super().add_param_group(param_group)
-        head, own = self.param_groups[0], self.param_groups[-1]
-        for name in self.shared:
-            if own[name] != head[name]:
-                self.param_groups.pop()
-                raise ValueError(
-                    f"{name} must be {head[name]} in all groups, got {own[name]}"
-                )
 
     def scope(self, group: dict[str, Any]) -> float:
         """Return γ of this step."""

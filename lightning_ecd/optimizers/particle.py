@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_ecd.flat import square_norm
 from lightning_ecd.kernels import Body
-from lightning_ecd.optimizers.base import Number, where
+from lightning_ecd.optimizers.base import Number
+from lightning_ecd.optimizers.scalars import where
 
 #: A squared norm of q outside these bounds is folded into the scale.
 _SMALL, _LARGE = 2.0**-60, 2.0**60

@@ -24,6 +24,7 @@ from lightning_ecd.optimizers.base import Evaluate, Number, ParamsT
 from lightning_ecd.optimizers.entropy import BOUNDS, resolved
 from lightning_ecd.optimizers.evaluations import Value
 from lightning_ecd.optimizers.exploration import FAMILY, Exploring
+from lightning_ecd.optimizers.ranks import rank, ranks
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
 
 _BOUNDS = ("lr", "momentum", "weight_decay", "inner_steps", "inner_lr", "gamma")
@@ -141,13 +142,13 @@ class _Replicas(Exploring):
 
     def _own(self, name: str, i: int) -> Tensor:
         """Return a vector of replica i of this rank."""
-        return self.kept(f"{name}_{_rank() * self.param_groups[0]['replicas'] + i}")
+        return self.kept(f"{name}_{rank() * self.param_groups[0]['replicas'] + i}")
 
     def _mean(self, total: Tensor) -> Tensor:
         """Return the mean over all ranks' replicas of what a rank has summed."""
-        if _ranks() > 1:
+        if ranks() > 1:
             distributed.all_reduce(total)
-        return total.div_(self.param_groups[0]["replicas"] * _ranks())
+        return total.div_(self.param_groups[0]["replicas"] * ranks())
 
     def consolidate_state_dict(self, to: int = 0) -> None:
         """Gather the replicas of all ranks for `state_dict`; every rank must call it.
@@ -157,14 +158,14 @@ class _Replicas(Exploring):
         """
         gathered, replicas = {}, self.param_groups[0]["replicas"]
         for name, vector in self._in_checkpoint_order(self.vectors).items():
-            pieces = [torch.empty_like(vector) for _ in range(_ranks())]
-            if _ranks() > 1:
+            pieces = [torch.empty_like(vector) for _ in range(ranks())]
+            if ranks() > 1:
                 distributed.all_gather(pieces, vector)
             else:
                 pieces = [vector]
             kind, own = name.rsplit("_", 1)
-            for rank, piece in enumerate(pieces):
-                gathered[f"{kind}_{int(own) % replicas + rank * replicas}"] = piece
+            for other, piece in enumerate(pieces):
+                gathered[f"{kind}_{int(own) % replicas + other * replicas}"] = piece
         self._gathered = gathered
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,12 +181,12 @@ class _Replicas(Exploring):
         super().load_state_dict(state_dict)
         each = self.param_groups[0]["replicas"]
         found = sum(name.startswith("offset_") for name in self.vectors)
-        if found not in (0, each * _ranks()):
+        if found not in (0, each * ranks()):
             raise ValueError(
-                f"the checkpoint has {found} replicas, {each} on each of {_ranks()} "
+                f"the checkpoint has {found} replicas, {each} on each of {ranks()} "
                 "ranks are wanted: resume on as many ranks as before"
             )
-        mine = range(_rank() * each, (_rank() + 1) * each)
+        mine = range(rank() * each, (rank() + 1) * each)
         for name in list(self.vectors):
             if int(name.rsplit("_", 1)[1]) not in mine:
                 del self.vectors[name]
@@ -337,13 +338,3 @@ class ElasticSGD(Parle):
             rho=rho,
             rho_max=rho_max,
         )
-
-
-def _ranks() -> int:
-    on = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if on else 1
-
-
-def _rank() -> int:
-    on = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_rank() if on else 0

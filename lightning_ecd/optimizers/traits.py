@@ -24,6 +24,7 @@ class Traits:
         summary: One line.
         paper: Authors, venue, arXiv number.
         needs_loss: The update reads the loss, not only its gradient.
+        needs_gradient: The update reads the gradient.
         closure: `step` must be given a closure.
         evaluations: Closure calls per step, a number or arithmetic on
             hyper-parameters such as "1 + inner_steps".
@@ -44,6 +45,7 @@ class Traits:
     summary: str
     paper: str
     needs_loss: bool = False
+    needs_gradient: bool = True
     closure: bool = False
     evaluations: str = "1"
     minibatches: str = "1"
@@ -125,7 +127,8 @@ def arithmetic(text: str, names: Mapping[str, Any]) -> Any:
     """Return the value of arithmetic on named numbers; nothing else is understood.
 
     Args:
-        text: Numbers, names, ``+ - * // %``, comparisons, ``and``, ``or``, ``not``.
+        text: Numbers, names, quoted words, ``+ - * // %``, comparisons, ``and``,
+            ``or``, ``not``.
         names: The names' values.
 
     Returns:
@@ -142,7 +145,7 @@ def arithmetic(text: str, names: Mapping[str, Any]) -> Any:
 
     def value(node: ast.expr) -> Any:
         match node:
-            case ast.Constant(value=int() | float() as number):
+            case ast.Constant(value=int() | float() | str() as number):
                 return number
             case ast.Name(id=name) if name in names:
                 return names[name]

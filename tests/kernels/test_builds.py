@@ -99,9 +99,11 @@ def test_a_change_of_what_it_was_built_from_builds_anew(
     assert works(library())
     library.cache_clear()
     if change == "source":
-        source = tmp_path / "passes.c"
-        source.write_text(build_module._SOURCE.read_text() + "/* new */\n")
-        monkeypatch.setattr(build_module, "_SOURCE", source)
+        for name in ("passes.c", "bases.c", "draws.h"):
+            text = (build_module._FOLDER / name).read_text()
+            new = "/* new */\n" if name == "draws.h" else ""
+            (tmp_path / name).write_text(text + new)
+        monkeypatch.setattr(build_module, "_FOLDER", tmp_path)
     elif change == "compiler":
         text = f'[ "$1" = --version ] && echo 99 && exit\nexec {COMPILER} "$@"\n'
         monkeypatch.setenv("CC", script(tmp_path / "cc", text))

@@ -23,7 +23,9 @@ def test_names_are_class_names():
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_argument_is_covered_by_a_case(name):
-    arguments = set(inspect.signature(REGISTRY[name].cls).parameters) - {"params"}
+    parameters = inspect.signature(REGISTRY[name].cls).parameters.values()
+    arguments = {p.name for p in parameters if "Callable" not in str(p.annotation)}
+    arguments -= {"params"}
     used = {key for settings in CASES[name].good.values() for key in settings}
     assert arguments <= used
 
@@ -86,8 +88,9 @@ def test_bad_values_of_a_group_raise(name):
     with pytest.raises(ValueError, match="lr must lie in"):
         build(name, {}, [{"params": [a]}, {"params": [b], "lr": -1.0}])
     optimizer = build(name, {}, [a])
-    with pytest.raises(ValueError, match="weight_decay must lie in"):
-        optimizer.add_param_group({"params": [b], "weight_decay": -1.0})
+    bad = "weight_decay" if "weight_decay" in optimizer.bounds else "lr"
+    with pytest.raises(ValueError, match=f"{bad} must lie in"):
+        optimizer.add_param_group({"params": [b], bad: -1.0})
 
 
 @variants()

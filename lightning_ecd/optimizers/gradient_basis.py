@@ -1,0 +1,107 @@
+"""Descent along the last few gradients of the training."""
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_ecd.flat import dot, square_norm
+from lightning_ecd.optimizers.base import Descent, Evaluate, Number, ParamsT
+from lightning_ecd.optimizers.directions import FAMILY
+from lightning_ecd.optimizers.scalars import stacked, where
+from lightning_ecd.ranges import Integers, LogUniform
+
+
+class GradientBasis(Descent):
+    r"""Projects each gradient on the last d gradients.
+
+    .. math:: \phi_i = g_{t-i}/|g_{t-i}|, \qquad w \leftarrow w - \eta \sum_{i=0}^{d-1}
+        (\phi_i \cdot g_t)\, \phi_i
+
+    How much of a gradient lies in the span of those before it tells how low-dimensional
+    the training is. The directions are not orthogonal.
+
+    Args:
+        params: Parameters or groups.
+        lr: Step size η > 0.
+        dimensions: d >= 1, gradients kept.
+        offset: Let the present gradient enter the basis only after the step.
+        length: What divides a gradient: its "norm", or as released its "square" norm.
+
+    Note:
+        Until d gradients have been seen nothing moves, without `offset` from the d-th
+        gradient on. `info` holds ``cosines`` and ``correlations`` (Pearson's) of the
+        gradient with all directions.
+
+    Reference:
+        `grad` in the code of F. Gressmann, Z. Eaton-Rosen, C. Luschi, "Improving
+        neural network training in low dimensional random bases", NeurIPS 2020, arXiv
+        2011.04720.
+    """
+
+    traits = replace(
+        FAMILY,
+        summary="descent along the last few gradients",
+        state="dimensions",
+        draws_noise=False,
+    )
+    bounds = {"lr": "(0, inf)", "dimensions": "[1, inf)"}
+    shared = ("dimensions", "offset", "length")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Annotated[float, LogUniform(2**-18, 32.0)] = 2**-3,
+        dimensions: Annotated[int, Integers(1, 20)] = 5,
+        offset: bool = False,
+        length: Literal["norm", "square"] = "norm",
+    ):
+        if length not in ("norm", "square"):
+            raise ValueError(f"length must be norm or square, got {length!r}")
+        defaults = {
+            "lr": lr,
+            "dimensions": dimensions,
+            "offset": offset,
+            "length": length,
+        }
+        super().__init__(params, defaults)
+
+    def update(self, loss: Number, evaluate: Evaluate) -> None:
+        """Move along the kept gradients; keep this one."""
+        head, t = self.param_groups[0], self.system["steps"]
+        d = head["dimensions"]
+        gradients = [self.kept(f"gradient_{i}") for i in range(d)]
+        newest, self.info = gradients[t % d], {}
+        if not head["offset"]:
+            newest.copy_(self.g)
+        if t + 1 - head["offset"] >= d:
+            self._follow(gradients)
+        if head["offset"]:
+            newest.copy_(self.g)
+
+    def _follow(self, gradients: list[Tensor]) -> None:
+        """Set w ← w - η Σ (φ_i·g) φ_i."""
+        head, size = self.param_groups[0], square_norm(self.g) ** 0.5
+        power = 1.0 if head["length"] == "norm" else 2.0
+        s = torch.zeros_like(gradients[0])
+        cosines, correlations = [], []
+        for v in gradients:
+            length = square_norm(v) ** 0.5
+            length = length + where(length > 0, 0.0, 1.0)  # a gradient of zero stays so
+            inner = dot(v, self.g.to(v.dtype))
+            factor = inner / length ** (2 * power)
+            s.add_(v * factor)
+            cosines.append(inner / length / (size + where(size > 0, 0.0, 1.0)))
+            correlations.append(_pearson(v, self.g.to(v.dtype)))
+        for group, part in self.parts:
+            self.x[part].sub_(s[part], alpha=group["lr"])
+        self.info = {
+            "cosines": stacked(cosines),
+            "correlations": torch.stack(correlations),
+        }
+
+
+def _pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Return Pearson's correlation of two vectors' entries; 0 if one is constant."""
+    return torch.nan_to_num(torch.corrcoef(torch.stack([a, b]))[0, 1])
