@@ -8,7 +8,13 @@ from datamodules.problems import Gaussians, Populations, Samples
 from datamodules.steps import Steps
 from datamodules.text import Text
 from datamodules.tiny_imagenet import TinyImageNet
-from datamodules.transforms import Augmentation, Compose, RandomFlip, RandomShift
+from datamodules.transforms import (
+    Augmentation,
+    Compose,
+    RandomBrightness,
+    RandomFlip,
+    RandomShift,
+)
 
 __all__ = [
     "CIFAR10",
@@ -23,6 +29,7 @@ __all__ = [
     "Images",
     "Loader",
     "Populations",
+    "RandomBrightness",
     "RandomFlip",
     "RandomShift",
     "Samples",

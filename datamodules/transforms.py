@@ -86,6 +86,33 @@ class RandomFlip(Augmentation):
         return f"RandomFlip(probability={self.probability})"
 
 
+class RandomBrightness(Augmentation):
+    """Adds one number to all pixels of an image, without clipping.
+
+    Args:
+        size: The numbers are uniform in [-size, size), in parts of the brightest
+            pixel.
+        top: The brightest pixel, 255 of bytes.
+    """
+
+    def __init__(self, size: float = 0.5, top: float = 255.0) -> None:
+        if not size >= 0:
+            raise ValueError(f"size must be at least 0, not {size}")
+        if not top > 0:
+            raise ValueError(f"top must be above 0, not {top}")
+        self.size, self.top = size, top
+
+    def __call__(  # noqa: D102
+        self, images: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        draws = torch.rand(len(images), 1, 1, 1, generator=generator)
+        shift = (2 * draws - 1) * (self.size * self.top)
+        return images.to(torch.float32) + shift.to(images.device)
+
+    def __repr__(self) -> str:
+        return f"RandomBrightness(size={self.size})"
+
+
 class Compose(Augmentation):
     """Applies several transforms, one after the other.
 

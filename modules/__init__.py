@@ -5,6 +5,7 @@ from modules.classifier import Classifier
 from modules.cnn import MnistConv, MnistFC
 from modules.dense import MLP, ResidualMLP
 from modules.function import FunctionTask
+from modules.glorot import CNN, FC, ConvNet
 from modules.lenet import LeNet, LeNet5
 from modules.pinn import PINN, Poisson, SineProduct
 from modules.ratio import LikelihoodRatio
@@ -21,11 +22,14 @@ from modules.task import Task
 from modules.wide_resnet import WideResNet
 
 __all__ = [
+    "CNN",
+    "FC",
     "MLP",
     "PINN",
     "AllCNN",
     "CharLSTM",
     "Classifier",
+    "ConvNet",
     "FunctionTask",
     "LanguageModel",
     "LeNet",

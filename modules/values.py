@@ -1,5 +1,6 @@
 """Losses and gradients at many points at once: what `step(value=...)` hands over."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -112,7 +113,13 @@ class Values:
 
         losses = directions.new_empty(len(directions))
         size = self._size()
-        with still_statistics(self.task), self._context():
+        with (
+            warnings.catch_warnings(),
+            still_statistics(self.task),
+            self._context(),
+        ):
+            # of torch itself, when it first differentiates forward
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
             for start in range(0, len(directions), size):
                 some = directions[start : start + size]
                 if len(some) == 1:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_ecd.callbacks.hparams import TensorBoard
@@ -12,7 +13,8 @@ from lightning_ecd.callbacks.publishing import publish
 class Diagnostics(Callback):
     """Logs `optimizer.info` on logging steps, and a phase-space figure per run.
 
-    Scalars are named ``optimizer/energy`` and so on; vectors become histograms. An
+    Scalars are named ``optimizer/energy`` and so on; vectors become histograms. What
+    an optimizer says about its layout (`describe`) is shown at the start. An
     optimizer that reports a potential ``V`` and a ``momentum`` gets a figure of its
     way through phase space, in TensorBoard and as ``phase_space.png`` in the run's
     folder.
@@ -34,6 +36,17 @@ class Diagnostics(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.metric_names = getattr(pl_module, "metric_names", ())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show how an optimizer divides the parameters, where it does."""
+        describe = getattr(trainer.optimizers[0], "describe", None)
+        if describe is None:
+            return
+        text = describe()
+        rank_zero_info(text)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.experiment.add_text("optimizer/layout", f"```\n{text}\n```")
 
     def on_train_batch_end(
         self,

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pytorch_lightning.loggers import CSVLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_ecd.callbacks import Diagnostics
-from lightning_ecd.callbacks.hparams import flattened
+from lightning_ecd.callbacks.hparams import TensorBoard, flattened
 from lightning_ecd.figures import phase_space
-from lightning_ecd.optimizers import BBI
+from lightning_ecd.optimizers import BBI, RBD
 from modules import Task
 from tests.modules.toys import Regression, loader, trainer
 
@@ -148,3 +149,28 @@ def test_metric_names_reach_the_logger(tmp_path):
     logger = TensorBoard(str(tmp_path), "name", "version")
     Diagnostics().setup(SimpleNamespace(loggers=[logger]), Named(bbi), "fit")
     assert logger.metric_names == ("a/b",)
+
+
+def test_vectors_become_histograms_and_the_layout_is_told(tmp_path, caplog):
+    logger = TensorBoard(str(tmp_path), "a", "b")
+    runner = trainer(
+        tmp_path,
+        logger=logger,
+        log_every_n_steps=2,
+        max_steps=4,
+        callbacks=[Diagnostics()],
+    )
+    optimizer = partial(RBD, lr=0.1, dimensions=6, diagnostics_every=4)
+    with caplog.at_level("INFO"):
+        runner.fit(Regression(optimizer), loader(4))
+    logger.finalize("success")
+    assert "6 coordinates for 57 parameters: 1 for 9.5" in caplog.text
+    events = EventAccumulator(str(tmp_path / "a" / "b"), {"histograms": 0})
+    events.Reload()
+    assert set(events.Tags()["histograms"]) >= {
+        "optimizer/coordinates",
+        "optimizer/correlations",
+    }
+    (record,) = events.Histograms("optimizer/coordinates")
+    assert record.step == 4 and record.histogram_value.num == 6
+    assert "optimizer/layout/text_summary" in events.Tags()["tensors"]

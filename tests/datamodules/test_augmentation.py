@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms import RandomCrop, RandomHorizontalFlip
 
-from datamodules import Compose, RandomFlip, RandomShift
+from datamodules import Compose, RandomBrightness, RandomFlip, RandomShift
 
 IMAGE = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)
 DRAWS = 3600
@@ -60,8 +60,27 @@ def test_flip_probability_is_respected(probability, flips):
     assert int((flipped[:, 0, 0, 0] == 3).sum()) == flips
 
 
+def test_brightness_is_one_uniform_number_per_image():
+    images = torch.full((DRAWS, 2, 3, 3), 200, dtype=torch.uint8)
+    shifts = RandomBrightness(0.5)(images, draws()) - 200
+    assert torch.equal(shifts, shifts[:, :1, :1, :1].expand_as(shifts))
+    numbers = shifts[:, 0, 0, 0] / 255  # not clipped at 255
+    assert -0.5 <= numbers.min() < -0.49 and 0.49 < numbers.max() < 0.5
+    # uniform: standard deviation 1/sqrt 12, of the mean 1/sqrt(12 draws)
+    assert numbers.std().item() == pytest.approx(12**-0.5, rel=0.05)
+    assert abs(numbers.mean().item()) < 5 * (12 * DRAWS) ** -0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"), [({"size": -0.1}, "size"), ({"top": 0.0}, "top")]
+)
+def test_brightness_refuses_what_is_no_size(settings, name):
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        RandomBrightness(**settings)
+
+
 def test_transforms_depend_on_the_generator_only():
-    both = Compose([RandomShift(1), RandomFlip()])
+    both = Compose([RandomShift(1), RandomFlip(), RandomBrightness()])
     images = torch.rand(40, 2, 4, 4)
     first = both(images, draws(1))
     torch.manual_seed(99)

@@ -49,6 +49,8 @@ class Asks(HeavyBall):
         self.losses, self.gradients = value(self.points, gradients=True)
         self.alone = value(self.points[:7], parts=[2] * 7)
         self.evaluated = self.x.clone()
+        self.directions = away
+        self.slopes = value.slopes(away)
 
 
 @pytest.fixture(params=NETWORKS)
@@ -96,8 +98,8 @@ def test_nothing_of_the_task_moves(asked):
 
 def test_evaluations_and_samples_are_counted(asked):
     task, _, _ = asked
-    assert task.evaluations == 1 + 20 + 7
-    assert task.samples == 6 * (1 + 20 + 7)
+    assert task.evaluations == 1 + 20 + 7 + 20
+    assert task.samples == 6 * (1 + 20 + 7 + 20)
 
 
 class InTurn:
@@ -138,3 +140,13 @@ def test_replicas_at_once_stop_where_a_loss_is_not_finite(tmp_path):
     with pytest.raises(Exception, match="step 0: the loss is nan"):
         trainer(tmp_path, precision="64-true").fit(task, data)
     assert torch.isfinite(weights(task)).all()
+
+
+def test_slopes_are_products_with_the_gradient_of_the_first_mini_batch(asked):
+    task, optimizer, _ = asked
+    nn.utils.vector_to_parameters(optimizer.here, task.parameters())
+    x, y = (t[:6] for t in samples(dtype=torch.float64))
+    task.train()
+    gradient = torch.autograd.grad(task.loss((x, y)), list(task.parameters()))
+    flat = torch.cat([g.reshape(-1) for g in gradient])
+    torch.testing.assert_close(optimizer.slopes, optimizer.directions @ flat)

@@ -4,10 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn.functional import mse_loss
 
 from lightning_ecd.optimizers import FPD, NES, RBD, RBDNES, GradientBasis, ZeroOrderRBD
 from lightning_ecd.randomness import generator
 from tests.cases import PROBLEMS, SHAPES, closure_of, descend, quadratic, start, values
+from tests.modules.toys import Regression, loader, samples, trainer
 from tests.reference import bases
 
 STEPS, TOLERANCE = 40, 1e-12
@@ -406,3 +408,66 @@ def test_in_law_refuses_what_needs_rows():
 def test_shapes_are_those_of_the_cases():
     """The divisions by hand above hold for them."""
     assert SHAPES == [(3, 4), (5,), (), (2, 3, 2)]
+
+
+# -- without a gradient ----------------------------------------------------------------
+
+
+class Task(Regression):
+    """A toy that keeps no record, which vmap could not."""
+
+    def loss(self, batch):
+        x, y = batch
+        return mse_loss(self.network(x).squeeze(-1), y)
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (partial(NES, dimensions=6, std=0.05), 6),
+        (partial(NES, dimensions=6, antithetic=True), 3),
+        (partial(NES, dimensions=6, fresh=False), 1),
+        (partial(RBDNES, dimensions=6), 1),
+        (partial(ZeroOrderRBD, dimensions=6), 1),
+    ],
+)
+def test_points_at_once_are_points_one_by_one(make, parts, tmp_path):
+    """By hand: losses at the points, each on its own part of the batch."""
+    seen = []
+
+    class Recorded(make.func):
+        def losses(self, points, parts, evaluate, value):
+            found = super().losses(points, parts, evaluate, value)
+            seen.append((points.clone(), list(parts), found.clone()))
+            return found
+
+    task = Task(partial(Recorded, lr=0.05, **make.keywords))
+    data = loader(4, torch.float64, minibatches=parts, order="sequential")
+    runner = trainer(tmp_path, precision="64-true", max_steps=1)
+    task.double()
+    runner.fit(task, data)
+    x, y = samples(dtype=torch.float64)
+    for points, chosen, losses in seen:
+        for point, part, loss in zip(points, chosen, losses, strict=True):
+            torch.nn.utils.vector_to_parameters(point, task.parameters())
+            own = slice(4 * (part % parts), 4 * (part % parts) + 4)
+            assert loss.item() == pytest.approx(task.loss((x[own], y[own])).item())
+    assert {p % parts for _, chosen, _ in seen for p in chosen} == set(range(parts))
+
+
+def test_forward_mode_slopes_are_the_coordinates_of_the_gradient(tmp_path):
+    """Rounding alone: RBD and ZeroOrderRBD(oracle="jvp") take the same steps."""
+    ways = []
+    for make in (RBD, partial(ZeroOrderRBD, oracle="jvp")):
+        torch.manual_seed(0)
+        task = Task(partial(make, lr=0.05, dimensions=6, basis="rademacher"))
+        task.double()
+        runner = trainer(tmp_path, precision="64-true", max_steps=8)
+        runner.fit(task, loader(4, torch.float64))
+        ways.append(values(list(task.parameters())))
+    torch.testing.assert_close(*ways, rtol=1e-10, atol=1e-12)
+
+
+def test_forward_mode_needs_a_task():
+    with pytest.raises(TypeError, match="oracle='jvp' needs"):
+        descend(ZeroOrderRBD(start(), oracle="jvp"), start(), quadratic, 1)
