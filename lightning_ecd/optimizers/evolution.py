@@ -31,6 +31,7 @@ from lightning_ecd.optimizers.directions import (
     require,
 )
 from lightning_ecd.optimizers.evaluations import Value
+from lightning_ecd.optimizers.ranks import averaged
 from lightning_ecd.ranges import Integers, LogUniform
 
 #: Points in memory at once.
@@ -72,10 +73,11 @@ class ZeroOrder(Directions):
         """Return the losses at points (P, n), each on its part of the batch, (P,).
 
         All at once where the caller of `step` can; else one by one, on the mini-batch
-        that is next.
+        that is next. Averaged over processes, which all look at the same points.
         """
         if value is not None:
             found = value(points, parts=parts)
+            found = averaged(found)
             self._require_finite(found)
             return found
         losses = []
@@ -83,7 +85,7 @@ class ZeroOrder(Directions):
             self.x.copy_(point)
             found = torch.as_tensor(evaluate(), dtype=points.dtype)
             losses.append(found.to(points.device))
-        return torch.stack(losses)
+        return averaged(torch.stack(losses))
 
     def follow(self, projector: Projector, c: Tensor, size: float = 1.0) -> None:
         """Set w ← w - η size Σ c_i φ_i."""
@@ -377,4 +379,4 @@ class ZeroOrderRBD(ZeroOrder):
         d = self.compartments[0].dimensions
         chunks = [(i, min(i + _CHUNK, d)) for i in range(0, d, _CHUNK)]
         rows = (projector.rows(*chunk).to(self.x.dtype) for chunk in chunks)
-        return torch.cat([value.slopes(phi) for phi in rows])
+        return averaged(torch.cat([value.slopes(phi) for phi in rows]))

@@ -1,6 +1,6 @@
 """The processes of a data-parallel run, as an optimizer sees them."""
 
-from torch import distributed
+from torch import Tensor, distributed
 
 
 def ranks() -> int:
@@ -11,6 +11,14 @@ def ranks() -> int:
 def rank() -> int:
     """Return the number of this process."""
     return distributed.get_rank() if _grouped() else 0
+
+
+def averaged(values: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes; it may be written."""
+    if ranks() > 1:
+        distributed.all_reduce(values)
+        values /= ranks()
+    return values
 
 
 def _grouped() -> bool:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from torch import Tensor
 
 from lightning_ecd.bases import BASES
+from lightning_ecd.errors import UserError
+from lightning_ecd.flat import FlatParameters
 from lightning_ecd.optimizers.base import ParamsT
 from lightning_ecd.optimizers.directions import (
     FAMILY,
@@ -16,6 +18,7 @@ from lightning_ecd.optimizers.directions import (
     Transformation,
     require,
 )
+from lightning_ecd.optimizers.ranks import ranks
 from lightning_ecd.optimizers.subspace import Subspace
 from lightning_ecd.ranges import Integers, LogUniform
 
@@ -168,13 +171,24 @@ class RBD(Subspace):
         super().__init__(params, defaults, explicit)
         self._refuse()
 
-    def _refuse(self) -> None:
+    def _rebound(self, former: FlatParameters | None) -> None:
+        """Refuse what several processes cannot do, once they are there."""
+        super()._rebound(former)
+        if ranks() == 1:
+            return
+        try:
+            self._refuse(several=True)
+        except ValueError as error:
+            raise UserError(f"on {ranks()} processes {error}") from error
+
+    def _refuse(self, several: bool = False) -> None:
         """Refuse switches that contradict each other."""
         head = self.param_groups[0]
         require(head)
         name, window = head["basis"], head["redraw_every"] > 1
         lives_on = head["redraw_every"] != 1 or head["stored"] or head["displaced"]
-        more = head["workers"] > 1 or head["second_order"]
+        several = several or head["workers"] > 1
+        more = several or head["second_order"]
         if not BASES[name].rows_exist and (lives_on or more):
             raise ValueError(
                 "basis must be one with rows for redraw_every other than 1, stored, "
@@ -196,7 +210,7 @@ class RBD(Subspace):
             raise ValueError(
                 f"inner must be sgd for continuous=True, got {head['inner']!r}"
             )
-        if head["workers"] > 1:
+        if several:
             self._refuse_alone()
 
     def _refuse_alone(self) -> None:
