@@ -30,9 +30,16 @@ class Classifier(Task):
             their law.
         train_accuracy: Log ``train/accuracy``, the share of right answers over an
             epoch's evaluations of the loss, each with the weights it was made at.
+        top: k >= 1; above 1 log also the share of labels among the k most probable,
+            ``val/top3_accuracy`` and so on.
     """
 
-    metric_names = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
+    metric_names: tuple[str, ...] = (
+        "val/accuracy",
+        "val/loss",
+        "test/accuracy",
+        "test/loss",
+    )
 
     def __init__(
         self,
@@ -44,8 +51,15 @@ class Classifier(Task):
         groups: dict[str, dict[str, Any]] | None = None,
         channels_last: bool = False,
         train_accuracy: bool = False,
+        top: int = 1,
     ):
         super().__init__(optimizer, minibatches, scheduler, scheduler_interval, groups)
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        self.top = top
+        if top > 1:
+            more = tuple(f"{stage}/top{top}_accuracy" for stage in ("val", "test"))
+            self.metric_names = (*self.metric_names, *more)
         self.network = network()
         self.channels_last = channels_last
         if channels_last:
@@ -133,6 +147,10 @@ class Classifier(Task):
         logits = self(images)
         right = (logits.argmax(1) == labels).float()
         values = {"accuracy": right.mean(), "loss": cross_entropy(logits, labels)}
+        if self.top > 1:
+            likely = logits.topk(min(self.top, logits.shape[1])).indices
+            among = (likely == labels[:, None]).any(1).float()
+            values[f"top{self.top}_accuracy"] = among.mean()
         for name, value in values.items():
             mean: Any = self.means[f"{stage}_{name}"]
             mean.update(value, weight=len(labels))
