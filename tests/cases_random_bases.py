@@ -94,6 +94,7 @@ RANDOM_BASES: dict[str, Case] = {
             ({"basis": "in_law", "workers": 2}, "basis"),
             ({"basis": "in_law", "second_order": True}, "basis"),
             ({"redraw_every": 1, "continuous": True}, "redraw_every"),
+            ({"continuous": True, "redraw_every": 4, "workers": 2}, "continuous"),
         ],
     ),
     "FPD": Case(

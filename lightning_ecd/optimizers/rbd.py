@@ -32,6 +32,7 @@ _ALONE: dict[str, Any] = {
     "sgd_from": None,
     "displaced": False,
     "redraw": "all",
+    "continuous": False,
 }
 
 

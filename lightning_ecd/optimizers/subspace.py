@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_ecd.bases import Projector
+from lightning_ecd.errors import UserError
 from lightning_ecd.flat import dot, number, square_norm
 from lightning_ecd.optimizers.base import Evaluate, Number
 from lightning_ecd.optimizers.coordinates import extremes, selected, transformed
@@ -48,23 +49,29 @@ class Subspace(Directions):
             return
         if head["redraw"] != "all":
             self._choose(t)
-        gathers = head["continuous"] and self._commits()
+        if head["continuous"]:
+            self._gather(evaluate)
+        else:
+            self._move(*self._direction(evaluate, select=True))
+
+    def _gather(self, evaluate: Evaluate) -> None:
+        """Add to the coordinates of a window; at its end move by them as a whole."""
+        head, t = self.param_groups[0], self.system["steps"]
+        lr, window = head["lr"], head["redraw_every"]
+        if any(group["lr"] != lr for group in self.param_groups):
+            raise UserError("continuous needs the same lr in all groups")
         if head["momentum"]:
             self.kept("momentum")
-        if gathers and t % head["redraw_every"] == 0:
+        if t % window == 0:
             self.kept("anchor").copy_(self.x)
             self.system.pop("gathered", None)
-        s, c = self._direction(evaluate, select=not gathers)
-        if not gathers:
-            self._move(s, c)
-            return
-        lr = head["lr"]
+        s, c = self._direction(evaluate, select=False)
         c = self.system.get("gathered", torch.zeros_like(c)).to(c) + lr * c
         self.system["gathered"] = c
         self.x.sub_(s, alpha=lr)
-        if (t + 1) % head["redraw_every"] == 0:
+        if (t + 1) % window == 0:
             c = self._selected(c)
-            s = self.expanded(self.projectors(self.workers()[0]), c)
+            s = self.expanded(self.projectors(), c)
             self.x.copy_(self.kept("anchor"))
             self._move(s, c, lr=1.0)
 
@@ -172,12 +179,6 @@ class Subspace(Directions):
         return None if counts is None else self.split(counts)[k].tolist()
 
     # -- the move ------------------------------------------------------------------
-
-    def _commits(self) -> bool:
-        """Return whether a switch acts only at the end of a window."""
-        head = self.param_groups[0]
-        chooses = head["top_fraction"] is not None or head["top_count"] != 0
-        return bool(chooses or head["momentum"] or self._correlates())
 
     def _correlates(self) -> bool:
         head = self.param_groups[0]

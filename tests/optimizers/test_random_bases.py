@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
+from lightning_ecd.errors import UserError
 from lightning_ecd.optimizers import FPD, NES, RBD, RBDNES, GradientBasis, ZeroOrderRBD
 from lightning_ecd.randomness import generator
 from tests.cases import PROBLEMS, SHAPES, closure_of, descend, quadratic, start, values
@@ -246,6 +247,14 @@ def test_switches_act_on_a_window_as_a_whole(switches):
                 s[part] = 0
     descend(optimizer, params, quadratic, 2)
     torch.testing.assert_close(values(params), w - s, rtol=1e-12, atol=1e-13)
+
+
+def test_a_window_needs_one_lr():
+    a, b, *_ = start()
+    groups = [{"params": [a]}, {"params": [b], "lr": 0.2}]
+    optimizer = RBD(groups, 0.1, 6, redraw_every=2, continuous=True)
+    with pytest.raises(UserError, match="same lr in all groups"):
+        descend(optimizer, [a, b], quadratic, 1)
 
 
 @pytest.mark.parametrize(("how", "fraction"), [("low", 0.5), ("high", 0.25)])
