@@ -47,6 +47,7 @@ class Values:
         points: Tensor,
         gradients: bool = False,
         parts: Sequence[int] | None = None,
+        draws: int | None = None,
     ) -> Any:
         """Return losses (P,), with `gradients` also these, (P, n).
 
@@ -55,23 +56,30 @@ class Values:
             gradients: Whether gradients are wanted.
             parts: The mini-batch of every point, modulo their number; default: point
                 i on mini-batch i.
+            draws: Seed of dropout and the like, the same for all points; None: each
+                point has its own.
         """
         count = self.task.minibatches or 1
         chosen = [i % count for i in (range(len(points)) if parts is None else parts)]
-        size = self._size()
+        points, size = points.contiguous(), self._size()
         losses = points.new_empty(len(points))
         found = torch.empty_like(points) if gradients else None
         with still_statistics(self.task), self._context():
             for start in range(0, len(points), size):
                 rows = slice(start, start + size)
                 own = None if found is None else found[rows]
-                losses[rows] = self._some(points[rows], own, chosen[rows])
+                with common_draws(draws, points):
+                    losses[rows] = self._some(points[rows], own, chosen[rows], draws)
         samples = self.task.batch_size(self.task.batch) // count
         self.task.count(len(points), len(points) * samples)
         return losses if found is None else (losses, found)
 
     def _some(
-        self, points: Tensor, gradients: Tensor | None, parts: Sequence[int]
+        self,
+        points: Tensor,
+        gradients: Tensor | None,
+        parts: Sequence[int],
+        draws: int | None,
     ) -> Tensor:
         """Return the losses of some points; fill in their gradients."""
         batches = [self.task.part(self.task.batch, i) for i in parts]
@@ -88,9 +96,8 @@ class Values:
             batch = batches[0] if same else tree_map(_stacked, *batches)
             parameters = self._named(flat.stacked(points))
             dims = (0, None if same else 0)
-            found = vmap(function, in_dims=dims, randomness="different")(
-                parameters, batch
-            )
+            law = "different" if draws is None else "same"
+            found = vmap(function, in_dims=dims, randomness=law)(parameters, batch)
         if gradients is None:
             return found
         slopes, losses = found
@@ -98,11 +105,12 @@ class Values:
             view.copy_(slopes[name])
         return losses
 
-    def slopes(self, directions: Tensor) -> Tensor:
+    def slopes(self, directions: Tensor, draws: int) -> Tensor:
         """Return derivatives of the loss along the rows of `directions`, (P,).
 
         Args:
             directions: Shape (P, n).
+            draws: Seed of dropout and the like, the same for all directions.
         """
         flat = self.optimizer.flat
         batch = self.task.part(self.task.batch, 0)
@@ -122,13 +130,14 @@ class Values:
             warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
             for start in range(0, len(directions), size):
                 some = directions[start : start + size]
-                if len(some) == 1:
-                    tangents = self._named([v[0] for v in flat.stacked(some)])
-                    losses[start] = slope(tangents)
-                else:
-                    tangents = self._named(flat.stacked(some))
-                    found = vmap(slope, randomness="same")(tangents)
-                    losses[start : start + size] = found
+                with common_draws(draws, some):
+                    if len(some) == 1:
+                        tangents = self._named([v[0] for v in flat.stacked(some)])
+                        losses[start] = slope(tangents)
+                    else:
+                        tangents = self._named(flat.stacked(some))
+                        found = vmap(slope, randomness="same")(tangents)
+                        losses[start : start + size] = found
         self.task.count(len(directions), len(directions) * self.task.batch_size(batch))
         return losses
 
@@ -180,3 +189,15 @@ def still_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for part in moving:
             part.track_running_stats = True
+
+
+@contextmanager
+def common_draws(seed: int | None, like: Tensor) -> Iterator[None]:
+    """Draw from a seed, and leave torch's generators where they were; None: do not."""
+    if seed is None:
+        yield
+        return
+    devices = [like.device] if like.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

@@ -23,14 +23,16 @@ class Value(Protocol):
         points: Tensor,
         gradients: bool = False,
         parts: Sequence[int] | None = None,
+        draws: int | None = None,
     ) -> Any:
         """Return losses (P,) at the rows of `points` (P, n); with `gradients` a pair.
 
         The second of the pair are the gradients (P, n). Point i sees mini-batch
-        ``parts[i]`` of the batch, by default mini-batch i, modulo their number.
+        ``parts[i]`` of the batch, by default mini-batch i, modulo their number. With
+        `draws`, a seed, dropout is the same at all points.
         """
 
-    def slopes(self, directions: Tensor) -> Tensor:
+    def slopes(self, directions: Tensor, draws: int) -> Tensor:
         """Return derivatives of the loss along the rows of `directions`, (P,).
 
         At the present parameters, on the first mini-batch, in forward mode.

@@ -32,8 +32,11 @@ from lightning_ecd.optimizers.directions import (
 )
 from lightning_ecd.optimizers.evaluations import Value
 from lightning_ecd.optimizers.ranks import averaged
+from lightning_ecd.randomness import mixed
 from lightning_ecd.ranges import Integers, LogUniform
 
+#: Separates what the network draws from the directions.
+_NETWORK = 0x0E57
 #: Points in memory at once.
 _CHUNK = 16
 #: One basis for all parameters, drawn anew at every step.
@@ -74,9 +77,10 @@ class ZeroOrder(Directions):
 
         All at once where the caller of `step` can; else one by one, on the mini-batch
         that is next. Averaged over processes, which all look at the same points.
+        Dropout is the same at all points: its noise would drown their differences.
         """
         if value is not None:
-            found = value(points, parts=parts)
+            found = value(points, parts=parts, draws=self._draws())
             found = averaged(found)
             self._require_finite(found)
             return found
@@ -86,6 +90,10 @@ class ZeroOrder(Directions):
             found = torch.as_tensor(evaluate(), dtype=points.dtype)
             losses.append(found.to(points.device))
         return averaged(torch.stack(losses))
+
+    def _draws(self) -> int:
+        """Return the seed of what the network draws in this step."""
+        return mixed(self.param_groups[0]["seed"], _NETWORK, self.system["steps"])
 
     def follow(self, projector: Projector, c: Tensor, size: float = 1.0) -> None:
         """Set w ← w - η size Σ c_i φ_i."""
@@ -367,6 +375,8 @@ class ZeroOrderRBD(ZeroOrder):
                 losses = self.losses(points, [0] * len(phi), evaluate, value)
                 found[b].append(losses)
         table = {b: torch.cat(losses) for b, losses in found.items()}
+        if value is not None:  # with the dropout of the other points
+            loss = self.losses(home[None], [0], evaluate, value)[0]
         return {0: torch.zeros_like(table[1]) + loss, **table}
 
     def _derivatives(self, projector: Projector, value: Value | None) -> Tensor:
@@ -379,4 +389,4 @@ class ZeroOrderRBD(ZeroOrder):
         d = self.compartments[0].dimensions
         chunks = [(i, min(i + _CHUNK, d)) for i in range(0, d, _CHUNK)]
         rows = (projector.rows(*chunk).to(self.x.dtype) for chunk in chunks)
-        return averaged(torch.cat([value.slopes(phi) for phi in rows]))
+        return averaged(torch.cat([value.slopes(phi, self._draws()) for phi in rows]))

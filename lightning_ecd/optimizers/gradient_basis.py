@@ -30,9 +30,9 @@ class GradientBasis(Descent):
         length: What divides a gradient: its "norm", or as released its "square" norm.
 
     Note:
-        Until d gradients have been seen nothing moves, without `offset` from the d-th
-        gradient on. `info` holds ``cosines`` and ``correlations`` (Pearson's) of the
-        gradient with all directions.
+        The release does not move until d gradients have been seen; here the first
+        steps follow those there are. `info` holds ``cosines`` and ``correlations``
+        (Pearson's) of the gradient with all directions.
 
     Reference:
         `grad` in the code of F. Gressmann, Z. Eaton-Rosen, C. Luschi, "Improving
@@ -75,8 +75,7 @@ class GradientBasis(Descent):
         newest, self.info = gradients[t % d], {}
         if not head["offset"]:
             newest.copy_(self.g)
-        if t + 1 - head["offset"] >= d:
-            self._follow(gradients)
+        self._follow(gradients)
         if head["offset"]:
             newest.copy_(self.g)
 

@@ -50,7 +50,7 @@ class Asks(HeavyBall):
         self.alone = value(self.points[:7], parts=[2] * 7)
         self.evaluated = self.x.clone()
         self.directions = away
-        self.slopes = value.slopes(away)
+        self.slopes = value.slopes(away, 5)
 
 
 @pytest.fixture(params=NETWORKS)
@@ -150,3 +150,43 @@ def test_slopes_are_products_with_the_gradient_of_the_first_mini_batch(asked):
     gradient = torch.autograd.grad(task.loss((x, y)), list(task.parameters()))
     flat = torch.cat([g.reshape(-1) for g in gradient])
     torch.testing.assert_close(optimizer.slopes, optimizer.directions @ flat)
+
+
+class Noisy(Task):
+    """With dropout."""
+
+    def __init__(self, optimizer, network):
+        super().__init__(optimizer, None, network)
+        self.drop = nn.Dropout(0.5)
+
+    def loss(self, batch):
+        x, y = batch
+        return mse_loss(self.network(self.drop(x)).squeeze(-1), y)
+
+
+class Repeats(HeavyBall):
+    """Evaluates one point many times, in two calls, by one seed and by none."""
+
+    uses_values = True
+
+    def update(self, loss, evaluate, value=None):
+        points = self.x.expand(20, -1)
+        before = torch.get_rng_state()
+        self.common = value(points, parts=[0] * 20, draws=7)
+        self.again = value(points[:3], parts=[0] * 3, draws=7)
+        self.other = value(points[:1], parts=[0], draws=8)
+        self.untouched = torch.equal(before, torch.get_rng_state())
+        self.apart = value(points, parts=[0] * 20)
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_draws_of_one_seed_are_the_same_at_all_points(kind, tmp_path):
+    task = Noisy(partial(Repeats, lr=0.01), NETWORKS[kind])
+    runner = trainer(tmp_path, precision="64-true", max_steps=1)
+    runner.fit(task, loader(6, torch.float64))
+    found = runner.optimizers[0]
+    torch.testing.assert_close(found.common, found.common[:1].expand(20))
+    torch.testing.assert_close(found.again, found.common[:3])
+    assert (found.other - found.common[0]).abs() > 1e-6
+    assert found.untouched
+    assert len(found.apart.unique()) > 10

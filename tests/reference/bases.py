@@ -242,7 +242,7 @@ class GradientBasis:
         _, gs = evaluate()
         if not self.offset:
             self.seen.append(gs)
-        if len(self.seen) >= self.d:
+        if self.seen:
             sums = [torch.zeros_like(x) for x in self.xs]
             for old in self.seen[-self.d :]:
                 size = math.sqrt(sum((v * v).sum() for v in old))
