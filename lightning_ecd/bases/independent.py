@@ -1,6 +1,7 @@
 """Bases of independent entries: normal, Rademacher, uniform, and two of the release."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,9 +20,9 @@ class Independent(Basis):
 
     rows_independent = True
 
+    @abstractmethod
     def row(self, counter: int) -> Tensor:
         """Return the row of a counter, shape (n,)."""
-        raise NotImplementedError
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return rows from `start` to before `stop`, shape (stop - start, n)."""

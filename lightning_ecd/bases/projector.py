@@ -1,14 +1,11 @@
 """Normalized directions φ_i of one compartment: P g and Pᵀ c."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_ecd.bases.basis import Basis
-
-#: Rows of a step and a compartment, (d, n): for tests and analysis.
-Rows = Callable[[int, int], Tensor]
 
 
 class Explicit(Basis):

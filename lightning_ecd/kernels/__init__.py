@@ -12,6 +12,9 @@ body        where                                      bytes per float32 paramet
 `Triton`    CUDA, float32 and float64, triton          the same
 ==========  =========================================  ==============================
 
+`Projections` are products with random bases, in C on the CPU (`projections_of`); where
+there are none, `lightning_ecd.bases` has them in plain torch.
+
 The environment variable ``LIGHTNING_ECD_KERNELS=eager`` chooses `Eager` everywhere.
 """
 

@@ -15,7 +15,8 @@ R         ``redraw_every``      steps that a basis lives
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from inspect import signature
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, distributed
@@ -261,27 +262,27 @@ class Directions(Descent):
         return [row for rows in every for row in rows]
 
 
-def require(head: Mapping[str, Any]) -> None:
-    """Refuse words that are not among those allowed, and a length that is none."""
-    normalize = head["normalize"]
-    numeric = isinstance(normalize, int | float) and not isinstance(normalize, bool)
-    if numeric and not 0 < normalize < math.inf:
-        raise ValueError(f"normalize must lie in (0, inf), got {normalize}")
-    words = {
-        "basis": BasisName,
-        "compartments": Division,
-        "transformation": Transformation,
-        "reduce": Literal["mean", "sum"],
-        "inner": Literal["sgd", "adam", "coordinate_adam"],
-        "redraw": Literal["all", "low", "high"],
-        "oracle": Literal["central", "forward", "jvp"],
-        **({} if numeric else {"normalize": Normalization}),
-    }
-    for name, kind in words.items():
-        if name in head and head[name] not in get_args(kind):
+def require(cls: type, head: Mapping[str, Any]) -> None:
+    """Refuse words that a constructor does not allow, and bounded options out of range.
+
+    Args:
+        cls: The class, whose constructor's annotations say what is allowed.
+        head: Its hyper-parameters.
+    """
+    for name, parameter in signature(cls, eval_str=True).parameters.items():
+        hint = parameter.annotation
+        kinds = [
+            kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal
+        ]
+        words = [word for kind in kinds for word in get_args(kind)]
+        numeric = float in get_args(hint) and type(head[name]) in (int, float)
+        if words and head[name] not in words and not numeric:
             raise ValueError(
-                f"{name} must be one of {', '.join(get_args(kind))}, got {head[name]!r}"
+                f"{name} must be one of {', '.join(words)}, got {head[name]!r}"
             )
+    normalize = head["normalize"]
+    if not isinstance(normalize, str) and not 0 < normalize < math.inf:
+        raise ValueError(f"normalize must lie in (0, inf), got {normalize}")
     for name, low, high in (
         ("top_fraction", -1, 1),
         ("surgeon", -1, 1),

@@ -59,7 +59,7 @@ class ZeroOrder(Directions):
         """Add a group; the basis must have rows."""
         super().add_param_group(param_group)
         head = self.param_groups[0]
-        require(head)
+        require(type(self), head)
         if not BASES[head["basis"]].rows_exist and self.explicit is None:
             raise ValueError(
                 "basis must be one with rows to evaluate the loss along, got "

@@ -113,7 +113,7 @@ class RBD(Subspace):
         minibatches="workers",
         state="(momentum != 0) + 2 * (inner == 'adam')"
         " + (continuous and redraw_every > 1)",
-        accumulation=True,
+        scaler=False,
     )
     own = ("lr", "dimensions", "weight_decay", "sgd_lr")
     bounds = {
@@ -185,7 +185,7 @@ class RBD(Subspace):
     def _refuse(self, several: bool = False) -> None:
         """Refuse switches that contradict each other."""
         head = self.param_groups[0]
-        require(head)
+        require(type(self), head)
         name, window = head["basis"], head["redraw_every"] > 1
         lives_on = head["redraw_every"] != 1 or head["stored"] or head["displaced"]
         several = several or head["workers"] > 1

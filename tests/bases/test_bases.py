@@ -5,8 +5,8 @@ import torch
 
 from lightning_ecd.bases import BASES, Projector
 from lightning_ecd.errors import UserError
-from lightning_ecd.kernels.build import library
 from lightning_ecd.randomness import generator
+from tests.kernels.bodies import needs_compiler
 from tests.reference.counter_normals import normal, threefry
 
 REAL = sorted(name for name, cls in BASES.items() if cls.rows_exist)
@@ -16,21 +16,15 @@ ORTHOGONAL = ["orthonormal", "srht", "countsketch"]
 N, D = 1500, 40  # more than a tile of the compiled products, and not a multiple
 
 real = pytest.mark.parametrize("name", REAL)
-body = pytest.mark.parametrize("body", ["eager", "compiled"])
+compiled = pytest.param("compiled", marks=needs_compiler)
+bodies = pytest.mark.parametrize("body", ["eager", compiled], indirect=True)
 
 
-@pytest.fixture(autouse=True)
-def chosen(request, monkeypatch):
-    """Let a test that asks for a body have it."""
-    wanted = request.node.callspec.params.get("body") if _parametrised(request) else ""
-    if wanted == "eager":
+@pytest.fixture
+def body(request, monkeypatch):
+    """Choose who makes the products."""
+    if request.param == "eager":
         monkeypatch.setenv("LIGHTNING_ECD_KERNELS", "eager")
-    elif wanted == "compiled" and library() is None:
-        pytest.skip("needs a C compiler")
-
-
-def _parametrised(request):
-    return hasattr(request.node, "callspec")
 
 
 def basis(name, n=N, d=D, seed=5, first=0, dtype=torch.float64):
@@ -41,7 +35,7 @@ def vector(n=N, seed=1):
     return torch.randn(n, generator=generator(seed), dtype=torch.float64)
 
 
-@body
+@bodies
 @real
 def test_products_are_those_with_the_rows(name, body):
     made, g, c = basis(name), vector(), vector(D, 2)
@@ -53,7 +47,7 @@ def test_products_are_those_with_the_rows(name, body):
     torch.testing.assert_close(rows[7:9], basis(name).rows(7, 9))
 
 
-@body
+@bodies
 @real
 def test_projection_and_expansion_are_adjoint_in_float32(name, body):
     made = basis(name, dtype=torch.float32)
@@ -63,7 +57,7 @@ def test_projection_and_expansion_are_adjoint_in_float32(name, body):
     assert abs(left - right) < 2e-6 * size
 
 
-@body
+@bodies
 @real
 def test_entries_have_the_moments_of_their_law(name, body):
     """Over 200 x 1500 entries; lognormal has heavy tails."""
@@ -85,7 +79,7 @@ def test_entries_have_the_moments_of_their_law(name, body):
         assert -1 <= rows.min() < -0.999 and 0.999 < rows.max() < 1
 
 
-@body
+@bodies
 @pytest.mark.parametrize("name", sorted({*REAL} - {"bernoulli_reference"}))
 def test_the_mean_of_the_projector_is_a_multiple_of_the_identity(name, body):
     """E[Pᵀ P] = (d/D) E[e²] I, over 4000 bases of 4 rows of 6 entries."""
@@ -99,7 +93,7 @@ def test_the_mean_of_the_projector_is_a_multiple_of_the_identity(name, body):
     torch.testing.assert_close(total / draws, expected, rtol=0, atol=error)
 
 
-@body
+@bodies
 @pytest.mark.parametrize("name", ORTHOGONAL)
 def test_structured_rows_are_orthogonal(name, body):
     """Those of the transform are cropped from 2048 to 1500 entries."""
@@ -111,7 +105,7 @@ def test_structured_rows_are_orthogonal(name, body):
         assert gram.diagonal().allclose(torch.full_like(gram.diagonal(), rows.shape[1]))
 
 
-@body
+@bodies
 @real
 def test_bases_are_functions_of_seed_and_counters(name, body):
     rows = basis(name).rows(0, D)
@@ -124,19 +118,17 @@ def test_bases_are_functions_of_seed_and_counters(name, body):
         assert not (rows[:, None] == other[None]).all(-1).any()
 
 
+@needs_compiler
 def test_compiled_normals_are_those_of_threefry():
-    if library() is None:
-        pytest.skip("needs a C compiler")
     row = basis("normal", seed=2**40 + 5, first=3).rows(0, 1)[0]
     for place in (0, 1, 255, 256, 1023, 1024, 1499):
         expected = normal(2**40 + 5, 3, place)
         assert row[place].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+@needs_compiler
 def test_compiled_signs_are_the_bits_of_threefry():
     """Bit b of word l of a tile is the sign of its entry 32 b + l."""
-    if library() is None:
-        pytest.skip("needs a C compiler")
     seed, counter = 2**40 + 5, (7 << 32) + 3
     row = basis("rademacher", seed=seed, first=counter).rows(0, 1)[0]
     key = (seed & 0xFFFFFFFF, seed >> 32, 0, 0)
@@ -149,10 +141,9 @@ def test_compiled_signs_are_the_bits_of_threefry():
         assert (row[place] < 0) == bool(words[word // 8] >> bit & 1)
 
 
+@needs_compiler
 @pytest.mark.parametrize("kind", ["normal", "rademacher"])
 def test_threads_change_nothing(kind):
-    if library() is None:
-        pytest.skip("needs a C compiler")
     n, before = 2**17 + 77, torch.get_num_threads()
     g, c = vector(n), vector(64, 2)
     results = []

@@ -1,18 +1,21 @@
 """The bodies to test, and vectors for them."""
 
 import os
+import shutil
 
 import pytest
 import torch
 
 from lightning_ecd.kernels import Compiled, Eager
-from lightning_ecd.kernels.build import library
+from lightning_ecd.kernels.build import _COMPILERS, library
 
 #: Triton's interpreter does the work of a GPU; it is slow.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (torch.float32, torch.float64)
 SEED, STEP, OFFSET = 2**40 + 5, 17, 777
 
+COMPILER = next(filter(None, map(shutil.which, _COMPILERS)), None)
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 gpu = pytest.mark.gpu
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +13,7 @@ import lightning_ecd.flat
 from lightning_ecd.kernels import Compiled, Eager, body_of
 from lightning_ecd.kernels import build as build_module
 from lightning_ecd.kernels.build import library
-from tests.kernels.bodies import DTYPES
-
-COMPILER = next(filter(None, map(shutil.which, build_module._COMPILERS)), None)
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+from tests.kernels.bodies import COMPILER, DTYPES, needs_compiler
 
 
 @pytest.fixture
