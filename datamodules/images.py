@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -26,7 +26,7 @@ from lightning_ecd import pool
 from lightning_ecd.randomness import generator
 
 Part = Literal["train", "test"]
-Scale = Literal["unit", "signed", "raw"]
+Scale = Literal["unit", "signed", "raw", "image"]
 #: What `data_dir` is unless it is given.
 DEFAULT_FOLDER = "data"
 
@@ -64,9 +64,10 @@ class Images(pl.LightningDataModule):
         eval_batch_size: The most samples in a batch of validation, test, prediction.
         drop_last: Leave out an epoch's last, incomplete training batch.
         scale: Of the pixels that the network sees: "unit": in [0, 1]; "signed":
-            (x - 126)/126 of the bytes x, about [-1, 1]; "raw": the bytes themselves.
-            The latter two are those of the Lua and of the PyTorch program of
-            Entropy-SGD.
+            (x - 126)/126 of the bytes x, about [-1, 1]; "raw": the bytes themselves,
+            these two as in the Lua and the PyTorch program of Entropy-SGD; "image":
+            every image by itself to mean 0 and variance 1 over its N values,
+            (x - mean)/max(std, 1/sqrt(N)) of x in [0, 1].
     """
 
     classes: ClassVar[int] = 10
@@ -98,7 +99,7 @@ class Images(pl.LightningDataModule):
         at_least_one("minibatches", minibatches)
         at_least_one("eval_batch_size", eval_batch_size)
         one_of("order", order, ("shuffled", "sequential", "replacement"))
-        one_of("scale", scale, ("unit", "signed", "raw"))
+        one_of("scale", scale, get_args(Scale))
         if normalize and scale != "unit":
             raise ValueError(f"scale must be unit with normalize=True, not {scale!r}")
         if not 0 <= val_size < self.train_size:
@@ -203,19 +204,28 @@ class Images(pl.LightningDataModule):
         """Return the function from uint8 to what the network sees."""
         device, shift = self._device, None
         # Tensors: CUDA turns a division by a number into an inexact product.
-        sizes = {"unit": self.top, "signed": self.centre, "raw": 1}
+        sizes = {"unit": self.top, "signed": self.centre, "raw": 1, "image": self.top}
         scale = torch.tensor(float(sizes[self.scale]), device=device)
         if self.scale == "signed":
             shift = scale
         if self.normalize:
             shift = torch.tensor(self.mean, device=device).view(-1, 1, 1) * scale
             scale = torch.tensor(self.std, device=device).view(-1, 1, 1) * scale
+        if self.scale == "image":
+            return partial(_standardised, scale=scale)
         return partial(_scaled, shift=shift, scale=scale)
 
 
 def _scaled(images: Tensor, shift: Tensor | None, scale: Tensor) -> Tensor:
     floats = images.to(torch.float32)
     return (floats if shift is None else floats.sub_(shift)).div_(scale)
+
+
+def _standardised(images: Tensor, scale: Tensor) -> Tensor:
+    floats = images.to(torch.float32) / scale
+    mean = floats.mean((1, 2, 3), keepdim=True)
+    std = floats.std((1, 2, 3), correction=0, keepdim=True)
+    return (floats - mean).div_(std.clamp_min(floats[0].numel() ** -0.5))
 
 
 class MNIST(Images):

@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from lightning_ecd import __version__
 
-#: Command -> what it does; the module that runs it is imported when it is called.
+#: Command -> what it does.
 COMMANDS = {
     "fit": "train a task with an optimizer; --config FILE, or flags",
     "validate": "compute validation metrics of a checkpoint",
@@ -14,15 +15,29 @@ COMMANDS = {
     "tune": "search hyper-parameters; --config FILE, or --restore FOLDER",
     "curvature": "spectrum, trace and flatness of a checkpoint's loss",
     "scoping": "figure: local entropy finds the wide valley of a landscape",
+    "orthogonality": "figure: how nearly orthogonal random vectors are",
+    "dimensions": "accuracy and correlation against the number of random directions",
     "trajectories": "many runs of optimizers on a synthetic function",
     "table": "published results beside ours, from a file of configs/table",
     "optimizers": "list the registered optimizers; a wildcard filters; --json",
+}
+#: Command -> module and function that run it, imported when it is called; all others
+#: are Lightning's.
+RUNNERS = {
+    "tune": "tune.command:main",
+    "curvature": "lightning_ecd.inspection:curvature",
+    "scoping": "lightning_ecd.scoping:scoping",
+    "orthogonality": "lightning_ecd.orthogonality:orthogonality",
+    "dimensions": "tune.dimensions:main",
+    "trajectories": "lightning_ecd.studies:trajectories",
+    "table": "tune.tables:main",
+    "optimizers": "lightning_ecd.listing:main",
 }
 
 
 def usage() -> str:
     """Return the help of the whole program."""
-    rows = "\n".join(f"  {name:<14}{what}" for name, what in COMMANDS.items())
+    rows = "\n".join(f"  {name:<15}{what}" for name, what in COMMANDS.items())
     return (
         "usage: lightning-ecd COMMAND [ARGUMENTS]\n\n"
         f"Unconventional optimizers on PyTorch Lightning.\n\ncommands:\n{rows}\n\n"
@@ -47,30 +62,9 @@ def main(args: Sequence[str] | None = None) -> None:
     command = arguments[0]
     if command == "--version":
         print(f"lightning-ecd {__version__}")
-    elif command == "optimizers":
-        from lightning_ecd.listing import main as listing
-
-        listing(arguments[1:])
-    elif command == "trajectories":
-        from lightning_ecd.studies import trajectories
-
-        trajectories(arguments[1:])
-    elif command == "curvature":
-        from lightning_ecd.inspection import curvature
-
-        curvature(arguments[1:])
-    elif command == "scoping":
-        from lightning_ecd.scoping import scoping
-
-        scoping(arguments[1:])
-    elif command == "tune":
-        from tune.command import main as tune
-
-        tune(arguments[1:])
-    elif command == "table":
-        from tune.tables import main as table
-
-        table(arguments[1:])
+    elif command in RUNNERS:
+        module, _, name = RUNNERS[command].partition(":")
+        getattr(import_module(module), name)(arguments[1:])
     elif command in COMMANDS:
         from lightning_ecd.cli import main as run
 

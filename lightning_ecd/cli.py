@@ -290,8 +290,9 @@ class CommandLine(LightningCLI):
     # -- running -----------------------------------------------------------------
 
     def fit(self, **kwargs: Any) -> None:
-        """Train, then test the final weights."""
+        """Train, then test the final weights; `metrics` are those of both."""
         self.trainer.fit(**kwargs)
+        self.metrics = dict(self.trainer.callback_metrics)
         checkpoints = [
             callback
             for callback in self.trainer.checkpoint_callbacks
@@ -318,6 +319,7 @@ class CommandLine(LightningCLI):
         if data is None or not testable:
             return
         results = self.trainer.test(self.model, datamodule=data, verbose=False)
+        self.metrics |= self.trainer.callback_metrics
         if self.trainer.is_global_zero:
             for name, value in (results[0] if results else {}).items():
                 print(f"{name}: {value:.6g}")

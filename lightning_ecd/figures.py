@@ -165,7 +165,7 @@ def running_ratio(
         low, high = min(settled.min(), theory), max(settled.max(), theory)
         axes.set_ylim(max(0, low - 0.5 * (high - low)), high + 0.5 * (high - low))
     axes.set(xlabel="runs", ylabel="basin 1 : basin 2", xlim=(0, runs.max(initial=1)))
-    _tidy(axes)
+    tidy(axes)
     axes.legend(loc="best", frameon=False)
     return figure
 
@@ -192,14 +192,14 @@ def curves(
         left.plot(steps, best, color=colour, linewidth=1.8, label=name)
     left.set(yscale="log", xlabel="step", ylabel="F", title="loss and best so far")
     left.legend(loc="best", frameon=False)
-    _tidy(left)
+    tidy(left)
     for axes in others:
         for (_, (steps, values)), colour in zip(
             (distances or {}).items(), cycle(COLOURS)
         ):
             axes.plot(steps, _positive(values), color=colour, linewidth=1.2)
         axes.set(yscale="log", xlabel="step", title="distance to the minimizer")
-        _tidy(axes)
+        tidy(axes)
     return figure
 
 
@@ -327,7 +327,8 @@ class _Heights:
         return np.clip(share, 0, 1) ** self.power
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Make a frame lighter; call it before a logarithmic x-axis."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.locator_params(axis="x", nbins=6)

@@ -61,6 +61,27 @@ def sharpness(loss: Loss, rho: float = 0.05) -> float:
     return (loss.values((loss.x + step)[None])[0] - loss.value()).item()
 
 
+def gradient_correlation(loss: Loss) -> tuple[float, float]:
+    r"""Return the mean cosine of gradients of consecutive batches, and its error.
+
+    Args:
+        loss: At its point x, over at least two batches.
+
+    Reference:
+        F. Gressmann, Z. Eaton-Rosen, C. Luschi, "Improving neural network training in
+        low dimensional random bases", NeurIPS 2020, arXiv:2011.04720, whose code
+        measures it with frozen weights.
+    """
+    if len(loss.batches) < 2:
+        raise ValueError(f"batches must be at least 2, got {len(loss.batches)}")
+    last, cosines = loss.batch_gradient(0), []
+    for i in range(1, len(loss.batches)):
+        new = loss.batch_gradient(i)
+        cosines.append(torch.cosine_similarity(last, new, dim=0))
+        last = new
+    return mean_and_error(torch.stack(cosines))
+
+
 def filter_normalised(loss: Loss, seed: int = 0, number: int = 0) -> Tensor:
     r"""Return a random direction, (n,), in which every filter has its weights' norm.
 

@@ -16,7 +16,7 @@ from modules.recurrent import (
     TokenNetwork,
     WordLSTM,
 )
-from modules.resnet import PreActResNet, ResNet
+from modules.resnet import PreActResNet, ResNet, ResNet8
 from modules.small import SmallCharLSTM, SmallLeNet, SmallMnistFC
 from modules.task import Task
 from modules.wide_resnet import WideResNet
@@ -40,6 +40,7 @@ __all__ = [
     "Poisson",
     "PreActResNet",
     "ResNet",
+    "ResNet8",
     "ResidualMLP",
     "SineProduct",
     "SmallCharLSTM",

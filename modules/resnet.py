@@ -27,15 +27,34 @@ class BasicBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False),
-                nn.BatchNorm2d(outputs),
-            )
+            self.shortcut = self.projection(inputs, outputs, stride)
+
+    @staticmethod
+    def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
+        """Return the shortcut between different shapes."""
+        return nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, H / stride, W / stride)."""
         y = self.norm2(self.conv2(relu(self.norm1(self.conv1(x)))))
         return relu(y + self.shortcut(x))
+
+
+class BareShortcutBlock(BasicBlock):
+    """A `BasicBlock` whose shortcut is never normalised.
+
+    Args:
+        inputs: See `BasicBlock`.
+        outputs: See `BasicBlock`.
+        stride: See `BasicBlock`.
+    """
+
+    @staticmethod
+    def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
+        """Return the shortcut between different shapes."""
+        return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
 
 class PreActBlock(nn.Module):
@@ -129,6 +148,40 @@ class ResNet(nn.Sequential):
                     nn.init.kaiming_normal_(
                         module.weight, mode="fan_out", nonlinearity="relu"
                     )
+
+
+class ResNet8(ResNet):
+    """A residual network for CIFAR whose shortcuts are not normalised.
+
+    With the defaults 77,850 parameters; ``blocks=[5, 5, 5]``, ResNet-32, has 466,714.
+
+    Args:
+        blocks: See `ResNet`.
+        width: See `ResNet`.
+        outputs: See `ResNet`.
+        channels: See `ResNet`.
+        init: See `ResNet`.
+
+    Shape:
+        (B, channels, H, W) -> (B, outputs)
+
+    Reference:
+        F. Gressmann, Z. Eaton-Rosen, C. Luschi, "Improving neural network training in
+        low dimensional random bases", NeurIPS 2020, arXiv:2011.04720, whose 78,330
+        parameters count the 480 running means and variances, too.
+    """
+
+    block = BareShortcutBlock
+
+    def __init__(
+        self,
+        blocks: Sequence[int] = (1, 1, 1),
+        width: int = 16,
+        outputs: int = 10,
+        channels: int = 3,
+        init: Initialization = "default",
+    ):
+        super().__init__(blocks, width, outputs, channels, init)
 
 
 class PreActResNet(ResNet):

@@ -8,6 +8,7 @@ from lightning_ecd.curvature import Loss
 from lightning_ecd.landscape import (
     entropy_probe,
     filter_normalised,
+    gradient_correlation,
     line,
     local_energy,
     plane,
@@ -125,3 +126,24 @@ def test_noise_of_the_probe_reaches_its_stationary_variance():
 def test_bad_values_are_named(call, message, bowl):
     with pytest.raises(ValueError, match=message):
         call(bowl)
+
+
+class Pulls(nn.Module):
+    """The mean of x·batch: the gradient of a batch is its mean row."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def loss(self, batch):
+        return (batch @ self.weight).mean()
+
+
+def test_gradients_of_consecutive_batches_are_compared():
+    rows = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, -1.0]]).double()
+    value, error = gradient_correlation(Loss(Pulls(), [row[None] for row in rows]))
+    half = 0.5**0.5  # cosines 45° and 135°
+    assert value == pytest.approx(0, abs=1e-12)
+    assert error == pytest.approx(half)
+    with pytest.raises(ValueError, match="^batches must be at least 2"):
+        gradient_correlation(Loss(Pulls(), [rows]))

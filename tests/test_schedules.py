@@ -1,5 +1,6 @@
 """The shipped learning-rate schedules against their published tables."""
 
+import math
 from importlib import import_module
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import torch
 import yaml
 from torch import nn
 
+from lightning_ecd.schedules import WarmUp
+
 FOLDER = Path(__file__).parent.parent / "configs" / "scheduler"
-MNIST, CIFAR, CHARACTERS, WORDS = 468, 390, 399, 1327  # steps in an epoch
+# steps in an epoch
+MNIST, CIFAR, CHARACTERS, WORDS, BASES = 468, 390, 399, 1327, 1563
 
 #: Name -> steps in an epoch, epochs, factor of the learning rate in epochs from 1 on.
 TABLES = {
@@ -26,6 +30,15 @@ TABLES = {
     "char_lstm_adam": (1, 50, lambda e: 0.5 ** ((e - 1) // 5)),
     "word_lstm_entropy": (WORDS, 5, lambda e: 0.1 ** max(0, e - 3)),
     "word_lstm_sgd": (1, 55, lambda e: 1.15 ** -max(0, e - 14)),
+    "mnist_bases_piecewise": (
+        *(BASES, 100),
+        lambda e: 1 if e <= 51 else 0.1 if e <= 76 else 0.01,
+    ),
+    "mnist_bases_cosine": (
+        *(BASES, 100),
+        lambda e: 0.505 + 0.495 * math.cos(math.pi * (e - 1) / 100),
+    ),
+    "mnist_bases_exponential": (BASES, 100, lambda e: 2 ** (-(e - 1) / 50)),
 }
 
 
@@ -49,3 +62,51 @@ def test_every_epoch_has_the_published_learning_rate(name):
             expected = 3.0 * factor(epoch)
             assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
             scheduler.step()
+
+
+def warmed(**settings):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=3.0)
+    return optimizer, WarmUp(optimizer, steps_per_epoch=10, epochs=4, **settings)
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
+@pytest.mark.parametrize(
+    ("rise", "factors"),
+    [
+        ("linear", [0.25, 0.5, 0.75, 1]),
+        ("exp", [2**0.25 - 1, 2**0.5 - 1, 2**0.75 - 1, 1]),
+    ],
+)
+def test_a_warm_up_rises_to_the_learning_rate(rise, factors):
+    optimizer, scheduler = warmed(warmup=4, rise=rise, course="piecewise")
+    for t in range(40):
+        later = 1 if t < 30 else 0.1
+        factor = factors[t] if t < 4 else later
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(3 * factor)
+        scheduler.step()
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
+def test_a_warm_up_goes_on_where_it_was():
+    optimizer, scheduler = warmed(warmup=7, course="cosine")
+    for _ in range(25):
+        scheduler.step()
+    other, resumed = warmed(warmup=7, course="cosine")
+    resumed.load_state_dict(scheduler.state_dict())
+    for _ in range(5):
+        scheduler.step()
+        resumed.step()
+        assert other.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"warmup": -1}, "warmup"),
+        ({"rise": "log"}, "rise"),
+        ({"course": "linear"}, "course"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(settings, name):
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        warmed(**settings)

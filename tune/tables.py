@@ -171,7 +171,7 @@ def measure(
             flags = [word.replace("{seed}", str(seed)) for word in row.arguments]
             key = (row.study, row.experiment, seed, *flags)
             if key not in done:
-                run = _run_study if row.study else _run_experiment
+                run = _run_study if row.study else run_experiment
                 file = base / str(row.study or row.experiment)
                 try:
                     done[key] = run(["--config", str(file), *flags], seed)
@@ -204,7 +204,8 @@ def _run_study(arguments: Sequence[str], seed: int) -> Numbers:
     }
 
 
-def _run_experiment(arguments: Sequence[str], seed: int) -> Numbers:
+def run_experiment(arguments: Sequence[str], seed: int) -> Numbers:
+    """Fit with the command line's arguments; return the metrics at the end."""
     from lightning_ecd.cli import CommandLine, quieten
 
     quieten()
@@ -213,8 +214,7 @@ def _run_experiment(arguments: Sequence[str], seed: int) -> Numbers:
         "--trainer.enable_model_summary=false",
     )
     line = CommandLine(["fit", *arguments, *shown, f"--seed_everything={seed}"])
-    metrics = line.trainer.callback_metrics
-    return {name: float(value) for name, value in metrics.items()}
+    return {name: float(value) for name, value in line.metrics.items()}
 
 
 def cells(result: Result) -> list[str]:

@@ -26,8 +26,11 @@ class Independent(Basis):
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return rows from `start` to before `stop`, shape (stop - start, n)."""
-        rows = [self.row(counter) for counter in self.counters[start:stop]]
-        return torch.stack(rows).to(self.dtype)
+        counters = self.counters[start:stop]
+        rows = self.like.new_empty(len(counters), self.n, dtype=self.dtype)
+        for row, counter in zip(rows, counters, strict=True):
+            row.copy_(self.row(counter))
+        return rows
 
     def project(self, g: Tensor) -> Tensor:
         """Return e_i·g, shape (d,)."""

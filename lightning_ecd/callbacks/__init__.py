@@ -6,12 +6,15 @@ from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
 from lightning_ecd.callbacks.confusion import Confusion
 from lightning_ecd.callbacks.curvature import Curvature
 from lightning_ecd.callbacks.diagnostics import Diagnostics
+from lightning_ecd.callbacks.histories import Histories
 from lightning_ecd.callbacks.hparams import TensorBoard
+from lightning_ecd.callbacks.losses_along import LossesAlong
 from lightning_ecd.callbacks.metrics_file import MetricsFile
 from lightning_ecd.callbacks.progress import ThriftyProgressBar
 from lightning_ecd.callbacks.publishing import publish
 from lightning_ecd.callbacks.slices import RadialSlice
 from lightning_ecd.callbacks.surface import Surface
+from lightning_ecd.callbacks.untrained import StopUntrained
 
 __all__ = [
     "BatchNormEstimate",
@@ -19,9 +22,12 @@ __all__ = [
     "Confusion",
     "Curvature",
     "Diagnostics",
+    "Histories",
     "LastAverage",
+    "LossesAlong",
     "MetricsFile",
     "RadialSlice",
+    "StopUntrained",
     "Surface",
     "TensorBoard",
     "ThriftyProgressBar",

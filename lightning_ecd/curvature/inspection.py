@@ -148,6 +148,10 @@ class Inspection:
             raise UserError(f"the loss at this point is {value}: it has no curvature")
         found.number("loss", value)
         found.number("gradient_norm", loss.gradient().norm().item())
+        if len(loss.batches) > 1:
+            told("gradients of batches", len(loss.batches))
+            correlation = landscape.gradient_correlation(loss)
+            found.number("gradient_correlation", *correlation)
         self._spectrum(loss, told, found)
         self._estimates(loss, told, found)
         self._flatness(loss, told, found)

@@ -29,7 +29,8 @@ class Subspace(Directions):
     What is switched off costs nothing; `RBD` tells what the switches mean.
 
     `info` holds, every `diagnostics_every` steps, mean, standard deviation and
-    extremes of the coordinates and, over tensors, of cos(g, s); mean, mean magnitude
+    extremes of the coordinates and, over tensors, of the correlation cos(g, s);
+    ``cosine``, that of all parameters, and their number; mean, mean magnitude
     and deviation of the weights; ``relative_update``, the mean of 1 - |w/w'|; and as
     vectors the ``coordinates``, the ``correlations`` and, where it is asked for,
     ``second_order``. On several processes ``bytes_sent`` of every step.
@@ -194,6 +195,8 @@ class Subspace(Directions):
         if (due and not several) or self._correlates():
             force = self._force()
             cosines = [_cosine(force[part], s[part]) for part in self.tensors]
+            if due:
+                self.info["cosine"] = _cosine(force, s)
         before = self.x.clone() if due else self.x
         step = s
         if head["momentum"]:
@@ -264,6 +267,7 @@ class Subspace(Directions):
             "weight_size": number(weights.abs().mean()),
             "weight_std": number(weights.std(correction=0)),
             "relative_update": number((1 - ratio).mean()),
+            "parameters": float(len(weights)),
             "coordinates": c,
         }
         if self.param_groups[0]["second_order"]:

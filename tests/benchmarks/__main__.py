@@ -5,13 +5,14 @@ at hand (LIGHTNING_ECD_DATA, or a download).
 """
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import curvature, exploration, laplacian, loops, steps
+from tests.benchmarks import bases, curvature, exploration, laplacian, loops, steps
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
             met = None if most is None else ratio <= most
             label = f"EntropySGD noise={noise:g} / {exploration.BASE}, per evaluation, "
             rows.append((label + network, ratio, f"<= {most}" if most else "", met))
+    rows += list(random_bases())
     for name, case in laplacian.CASES.items():
         ratio = laplacian.speedup(name)
         label = f"nested autograd / forward Laplacian, {name}"
@@ -59,6 +61,26 @@ def main() -> None:
         verdict = "" if met is None else ("yes" if met else "NO")
         table.add_row(label, f"{ratio:.3g}", bar_text, verdict)
     Console(width=110).print(table)
+
+
+def random_bases() -> Iterator[tuple[str, float, str, bool | None]]:
+    """Yield the rows of descent in random bases."""
+    times = bases.steps()
+    for name in (*bases.BASES, "FPD", bases.NAIVE):
+        milliseconds, most = 1e3 * times[name], bases.STEP_BARS.get(name)
+        met = None if most is None else milliseconds <= most
+        label = f"{name}, step alone, ms, d = {bases.DIMENSIONS}"
+        yield label, milliseconds, f"<= {most}" if most else "", met
+    for name, most in bases.NAIVE_BARS.items():
+        ratio = times[name] / times[bases.NAIVE]
+        yield f"{name} / {bases.NAIVE}", ratio, f"<= {most}", ratio <= most
+    times = bases.training_steps()
+    ratio, most = times["in_law"] / times[bases.BASE], bases.WHOLE_BAR
+    yield f"in_law / {bases.BASE}, training step", ratio, f"<= {most}", ratio <= most
+    for name, most in bases.MEMORY_BARS.items():
+        vectors = bases.memory(name)
+        label = f"{name}, memory of a step in vectors of all parameters"
+        yield label, vectors, f"<= {most}", vectors <= most
 
 
 if __name__ == "__main__":

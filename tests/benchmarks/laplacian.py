@@ -13,6 +13,7 @@ from datamodules import Collocation
 from lightning_ecd.laplacian import laplacian
 from lightning_ecd.optimizers import BBI
 from modules import MLP, PINN, Poisson, ResidualMLP
+from tests.benchmarks.memory import resident
 from tests.benchmarks.timing import interleaved
 from tests.reference.poisson import nested
 
@@ -84,17 +85,10 @@ def peak_memory() -> float:
     return float(result.stdout)
 
 
-def _resident(kind: str) -> int:
-    """Return VmRSS (now) or VmHWM (the most so far) of this process in bytes."""
-    with open("/proc/self/status") as status:
-        (line,) = (line for line in status if line.startswith(f"{kind}:"))
-    return int(line.split()[1]) * 1024
-
-
 def _steps(count: int = 3) -> float:
     """Make steps of the disc problem; return the peak memory above the start, GiB."""
     torch.set_num_threads(1)
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     network = partial(ResidualMLP, 2, 200, 3)
     task = PINN(network, Poisson, partial(BBI, lr=8e-6), feature="l2")
     batch = Collocation().points()
@@ -108,7 +102,7 @@ def _steps(count: int = 3) -> float:
 
     for _ in range(count):
         optimizer.step(closure)
-    return (_resident("VmHWM") - before) / 2**30
+    return (resident("VmHWM") - before) / 2**30
 
 
 if __name__ == "__main__":

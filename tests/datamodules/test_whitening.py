@@ -200,6 +200,19 @@ def test_pixels_can_be_scaled_as_in_the_original_programs(kind, scale, expected)
     assert_close(found.double(), wanted, rtol=1e-6, atol=1e-7)
 
 
+def test_images_can_be_standardised_one_by_one():
+    data = Digits(batch_size=1500, val_size=0, scale="image", order="sequential")
+    found, _ = next(iter(data.train_dataloader()))
+    for image, raw in zip(found, data.read("train")[0], strict=True):
+        x = raw.double() / 16
+        std = max(x.var(correction=0).sqrt().item(), 64**-0.5)
+        assert_close(image.double(), (x - x.mean()) / std, rtol=1e-5, atol=1e-6)
+    blank, _ = next(
+        iter(Bytes(batch_size=9, val_size=0, scale="image").train_dataloader())
+    )
+    assert (blank == 0).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "name"),
     [({"scale": "lua"}, "scale"), ({"scale": "raw", "normalize": True}, "scale")],

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.functional import batch_norm, conv2d, linear, relu
 
-from modules import PreActResNet, ResNet, WideResNet
+from modules import PreActResNet, ResNet, ResNet8, WideResNet
 
 
 @pytest.mark.parametrize(
@@ -13,8 +13,11 @@ from modules import PreActResNet, ResNet, WideResNet
         (PreActResNet, 11_171_146, 54),
         (lambda: ResNet(outputs=200), 11_271_432, 62),
         (WideResNet, 36_546_980, 108),
+        (ResNet8, 77_850, 25),
+        (lambda: ResNet8([5, 5, 5]), 466_714, 97),
     ],
-    ids=["ResNet-18", "PreAct ResNet-18", "ResNet-18, 200 classes", "WRN-28-10"],
+    ids=["ResNet-18", "PreAct ResNet-18", "ResNet-18, 200 classes", "WRN-28-10"]
+    + ["ResNet-8", "ResNet-32"],
 )
 def test_networks_are_as_large_as_the_published_ones(build, parameters, tensors):
     with torch.device("meta"):
@@ -95,6 +98,22 @@ def test_networks_compute_what_their_papers_say(build, written_out):
     weights = iter(network.parameters())
     torch.testing.assert_close(network(images), written_out(images, weights))
     assert next(weights, None) is None
+
+
+def test_a_bare_shortcut_is_a_convolution_alone():
+    torch.manual_seed(0)
+    network = ResNet8([1, 1], 4).double()
+    before = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(before) == 5  # the stem's and two of each block
+    images = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    weights = iter(network.parameters())
+    x = relu(normal(conv2d(images, next(weights), padding=1), weights))
+    x = block(x, weights, 1, False)
+    y = relu(normal(conv2d(x, next(weights), stride=2, padding=1), weights))
+    y = normal(conv2d(y, next(weights), padding=1), weights)
+    x = relu(y + conv2d(x, next(weights), stride=2))
+    expected = linear(x.mean((2, 3)), next(weights), next(weights))
+    torch.testing.assert_close(network(images), expected)
 
 
 @pytest.mark.parametrize("build", [ResNet, PreActResNet])
