@@ -18,9 +18,9 @@ class Histories(Callback):
 
     One file for every epoch, such as ``from_00001563.npz``, named after its first step:
     under each name an array with a row for every step that reported it, and under
-    ``<name>_steps`` the numbers of those steps. `read` puts the files of a run together.
-    A step reports what the optimizer's `diagnostics_every` says; losses and landscapes
-    are there at every step.
+    ``<name>_steps`` the numbers of those steps; `read` puts all files together.
+    How often an optimizer reports is up to its `diagnostics_every`; losses and
+    landscapes are there at every step.
 
     Args:
         names: Such as "coordinates", "correlations", "second_order", "losses" and
