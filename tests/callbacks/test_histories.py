@@ -47,11 +47,13 @@ def test_every_report_is_kept_once_with_its_step(tmp_path):
     assert found["correlations"].shape == (4, 4)  # of as many tensors
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using")
 def test_a_resumed_run_keeps_what_an_uninterrupted_one_does(tmp_path):
-    saves = ModelCheckpoint(tmp_path / "at", "{step}", every_n_train_steps=3, save_top_k=-1)
+    at = tmp_path / "at"
+    saves = ModelCheckpoint(at, "{step}", every_n_train_steps=3, save_top_k=-1)
     whole = read(fit(tmp_path / "1", rbd, [saves, Histories()]) / "histories")
     runner = trainer(tmp_path, max_epochs=2, callbacks=Histories())
-    runner.fit(Regression(rbd), loader(16), ckpt_path=tmp_path / "at/step=3.ckpt")
+    runner.fit(Regression(rbd), loader(16), ckpt_path=at / "step=3.ckpt")
     parts = read(tmp_path / "histories")  # with what was there before step 3
     for name, values in whole.items():
         np.testing.assert_array_equal(parts[name], values)
