@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_ecd.bases.basis import Basis
-from lightning_ecd.kernels import body_of, projections_of
+from lightning_ecd.kernels import body_of, products_of
 from lightning_ecd.randomness import uniforms
 
 #: Rows in memory at once where they are products of matrices.
@@ -59,7 +59,7 @@ class Normal(Independent):
 
     def __init__(self, like: Tensor, counters: Sequence[int], seed: int):
         super().__init__(like, counters, seed)
-        self._body, self._fast = body_of(like), projections_of(like)
+        self._body, self._fast = body_of(like), products_of(like)
         self._squares: Tensor | None = None
 
     def row(self, counter: int) -> Tensor:
@@ -92,13 +92,13 @@ class Rademacher(Independent):
 
     def __init__(self, like: Tensor, counters: Sequence[int], seed: int):
         super().__init__(like, counters, seed)
-        self._fast = projections_of(like)
+        self._fast = products_of(like)
 
     def row(self, counter: int) -> Tensor:
         """Return the row of a counter, shape (n,)."""
         ones = torch.ones_like(self.like)
         if self._fast is not None:
-            return self._fast.flip(ones, counter, self.seed)
+            return self._fast.expand("signs", ones[:1], ones, [counter], self.seed)
         return ones.copysign_(uniforms(ones, self.seed, counter) - 0.5)
 
     def project(self, g: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ body        where                                      bytes per float32 paramet
 `Triton`    CUDA, float32 and float64, triton          the same
 ==========  =========================================  ==============================
 
-`Projections` are products with random bases, in C on the CPU (`projections_of`); where
-there are none, `lightning_ecd.bases` has them in plain torch.
+Products with random bases are in C on the CPU (`Projections`) and in Triton on CUDA;
+where there are none, `lightning_ecd.bases` has them in plain torch.
 
 The environment variable ``LIGHTNING_ECD_KERNELS=eager`` chooses `Eager` everywhere.
 """
@@ -21,6 +21,7 @@ The environment variable ``LIGHTNING_ECD_KERNELS=eager`` chooses `Eager` everywh
 import ctypes
 import logging
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -39,9 +40,11 @@ __all__ = [
     "Eager",
     "Exploration",
     "Number",
+    "Products",
     "Projections",
     "add_scaled",
     "body_of",
+    "products_of",
     "projections_of",
 ]
 
@@ -152,6 +155,27 @@ class Body(Protocol):
         """Return the very z that `drift_turn` uses, shaped and typed as `like`."""
 
 
+class Products(Protocol):
+    """Products with rows e_i that are made on the way: functions of (seed, counter)."""
+
+    def project(
+        self, kind: str, g: Tensor, counters: Sequence[int], seed: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return e_i·g, shape (d,), float64, and of normal rows |e_i|².
+
+        Args:
+            kind: "normals" or "signs".
+            g: Shape (n,).
+            counters: Of the rows, d integers.
+            seed: Of the basis.
+        """
+
+    def expand(
+        self, kind: str, c: Tensor, like: Tensor, counters: Sequence[int], seed: int
+    ) -> Tensor:
+        """Return Σ c_i e_i, shaped as `like` (n,); the rest as in `project`."""
+
+
 def body_of(x: Tensor) -> Body:
     """Return the fastest body that works for vectors like `x`.
 
@@ -172,8 +196,22 @@ def body_of(x: Tensor) -> Body:
     return _compiled(built, x.dtype) if built else Eager()
 
 
+def products_of(x: Tensor) -> Products | None:
+    """Return fast products with independent rows for vectors like `x`, if any.
+
+    Args:
+        x: The parameters, shape (n,).
+
+    Raises:
+        ValueError: If ``LIGHTNING_ECD_KERNELS`` is set to anything but "eager".
+    """
+    if x.device.type == "cuda" and not _wants_eager(x):
+        return _triton_products()
+    return projections_of(x)
+
+
 def projections_of(x: Tensor) -> Projections | None:
-    """Return fast products with random bases for vectors like `x`, if there are any.
+    """Return products, transforms and sketches in C for vectors like `x`, if any.
 
     Args:
         x: The parameters, shape (n,).
@@ -218,3 +256,19 @@ def _triton() -> Body | None:
         _log.debug("no Triton kernels, plain torch does the work: %s", error)
         return None
     return body
+
+
+@lru_cache(maxsize=1)
+def _triton_products() -> Products | None:
+    """Return the products in Triton if they work here, tried out on a few entries."""
+    try:
+        from lightning_ecd.kernels.triton_projections import TritonProjections
+
+        products, few = TritonProjections(), torch.ones(16, device="cuda")
+        for kind in ("normals", "signs"):
+            c, _ = products.project(kind, few, range(2), 0)
+            products.expand(kind, c, few, range(2), 0)
+    except Exception as error:  # triton raises what it likes
+        _log.debug("no products in Triton, plain torch does the work: %s", error)
+        return None
+    return products
