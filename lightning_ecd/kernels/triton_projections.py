@@ -245,7 +245,8 @@ class TritonProjections:
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **sizes: int) -> None:
     if all(grid):
         with torch.cuda.device_of(arguments[0]):
-            kernel[grid](*arguments, **sizes)
+            # multiply and add in one instruction; triton 3.9 wants it said
+            kernel[grid](*arguments, **sizes, enable_fp_fusion=True)
 
 
 def _on(like: Tensor, counters: Sequence[int]) -> Tensor:

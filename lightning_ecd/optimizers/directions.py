@@ -23,6 +23,7 @@ from torch import Tensor, distributed
 
 from lightning_ecd.bases import BASES, Basis, Compartment, Explicit, Projector, divide
 from lightning_ecd.bases.compartments import table
+from lightning_ecd.errors import UserError
 from lightning_ecd.flat import FlatParameters
 from lightning_ecd.optimizers.base import Descent, ParamsT
 from lightning_ecd.optimizers.ranks import rank, ranks
@@ -104,6 +105,27 @@ class Directions(Descent):
 
     def _rebound(self, former: FlatParameters | None) -> None:
         self._forget()
+        if ranks() > 1 and self.explicit is None:
+            self._compare()
+
+    def _compare(self) -> None:
+        """Refuse processes that would make different directions from one counter.
+
+        They would drift apart without a sign: normals in C and in torch differ.
+        """
+        head = self.param_groups[0]
+        if not BASES[head["basis"]].rows_exist:
+            return
+        like = self.x.new_zeros(64)
+        basis = BASES[head["basis"]](like, range(1), head["seed"])
+        mine = basis.expand(torch.ones(1).to(like)).float()
+        every = [torch.empty_like(mine) for _ in range(ranks())]
+        distributed.all_gather(every, mine)
+        if not all(torch.equal(other, mine) for other in every):
+            raise UserError(
+                "the processes draw different directions: seed, type of device and the "
+                "variable LIGHTNING_ECD_KERNELS must be the same in all of them"
+            )
 
     @property
     def compartments(self) -> list[Compartment]:

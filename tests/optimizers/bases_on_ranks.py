@@ -74,6 +74,10 @@ def work(rank, folder, count):
         RBD(start(), basis="in_law").step(lambda: quadratic(start()))
     except UserError as error:
         found["refused"] = str(error)
+    try:
+        RBD(start(), seed=rank // (count - 1)).step(lambda: quadratic(start()))
+    except UserError as error:
+        found["seeds"] = str(error)
     torch.save(found, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 

@@ -51,3 +51,7 @@ def test_losses_are_averaged_where_there_are_no_gradients(ranks):
 def test_a_law_is_refused_with_the_number_of_processes(ranks):
     for found in ranks:
         assert found["refused"].startswith(f"on {len(ranks)} processes basis must be")
+
+
+def test_processes_that_draw_other_directions_are_refused(ranks):
+    assert all("draw different directions" in found["seeds"] for found in ranks)
