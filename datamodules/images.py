@@ -55,6 +55,7 @@ class Images(pl.LightningDataModule):
         batch_size: Samples in a mini-batch of one rank.
         val_size: Samples taken from the training set for validation; 0: none.
         seed: Of the order of the batches, the augmentation and the validation split.
+        split_seed: Of the validation split alone; None: `seed`.
         minibatches: Mini-batches in a loader batch, which is that many times larger.
         normalize: Shift and scale to mean 0 and variance 1 over the training set.
         order: Of the training samples in an epoch: "shuffled", "sequential", or
@@ -93,6 +94,7 @@ class Images(pl.LightningDataModule):
         eval_batch_size: int = 1000,
         drop_last: bool = False,
         scale: Scale = "unit",
+        split_seed: int | None = None,
     ) -> None:
         super().__init__()
         at_least_one("batch_size", batch_size)
@@ -109,6 +111,7 @@ class Images(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.minibatches, self.drop_last = minibatches, drop_last
         self.val_size, self.seed = val_size, seed
+        self.split_seed = seed if split_seed is None else split_seed
         self.order, self.augment = order, augment
         self.normalize, self.scale = normalize, scale
         self._parts: dict[Part, tuple[Tensor, Tensor]] = {}
@@ -133,7 +136,7 @@ class Images(pl.LightningDataModule):
 
     def split(self) -> tuple[Tensor, Tensor]:
         """Return the sorted indices of training and validation samples."""
-        draws = generator(self.seed, SPLIT_STREAM)
+        draws = generator(self.split_seed, SPLIT_STREAM)
         indices = torch.randperm(self.train_size, generator=draws)
         return indices[self.val_size :].sort()[0], indices[: self.val_size].sort()[0]
 

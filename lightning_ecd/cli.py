@@ -370,6 +370,7 @@ def quieten() -> None:
         logging.getLogger(name).addFilter(_is_news)
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks")
+    warnings.filterwarnings("ignore", message="When using the `ThroughputMonitor`")
 
 
 def main(args: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from lightning_ecd.callbacks.metrics_file import MetricsFile
 from lightning_ecd.callbacks.progress import ThriftyProgressBar
 from lightning_ecd.callbacks.publishing import publish
 from lightning_ecd.callbacks.slices import RadialSlice
+from lightning_ecd.callbacks.speed import Speed
 from lightning_ecd.callbacks.surface import Surface
 from lightning_ecd.callbacks.untrained import StopUntrained
 
@@ -27,6 +28,7 @@ __all__ = [
     "LossesAlong",
     "MetricsFile",
     "RadialSlice",
+    "Speed",
     "StopUntrained",
     "Surface",
     "TensorBoard",

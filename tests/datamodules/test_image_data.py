@@ -180,7 +180,7 @@ def test_ranks_come_from_the_trainer():
 def test_hyperparameters_are_plain_data_and_enough_to_rebuild():
     data = Digits(batch_size=10, seed=3, augment=RandomShift(1), minibatches=2)
     plain = {type(value) for value in data.hparams.values()}
-    assert plain <= {int, bool, str}
+    assert plain <= {int, bool, str, type(None)}
     again = Digits(**data.hparams)
     assert again.batch_size == 10 and again.seed == 3
     assert MNIST("folder").hparams["data_dir"] == "folder"
@@ -282,3 +282,13 @@ def test_torchvisions_own_unpacked_files_are_accepted(tmp_path):
     assert torch.equal(images[:, 0], theirs.read_image_file(name))
     name = str(raw / "t10k-labels-idx1-ubyte")
     assert torch.equal(labels, theirs.read_label_file(name))
+
+
+def test_the_split_may_have_a_seed_of_its_own():
+    first, second = (Digits(seed=seed, split_seed=7) for seed in (1, 2))
+    for one, other in zip(first.split(), second.split(), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(first.split()[1], Digits(seed=1).split()[1])
+    assert torch.equal(Digits(seed=7).split()[1], first.split()[1])
+    orders = [next(iter(data.train_dataloader()))[1] for data in (first, second)]
+    assert not torch.equal(*orders)
