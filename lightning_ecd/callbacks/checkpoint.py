@@ -19,6 +19,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_ecd.errors import UserError
 
+#: In which a spawned process hands back weights, nothing else (ddp_spawn).
+HANDED_BACK = ".temp.ckpt"
+
 
 class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its target, syncs, then renames.
@@ -73,6 +76,8 @@ class WholeFiles(TorchCheckpointIO):
                 f"cannot read the checkpoint {path}: it is truncated or corrupted, or "
                 "holds more than plain data, which is never executed"
             ) from error
+        if Path(path).name == HANDED_BACK:
+            return checkpoint
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise UserError(f"{path} is not a checkpoint of a Trainer")
         return checkpoint

@@ -186,3 +186,14 @@ def test_a_hostile_file_is_refused_and_not_executed(new_format, tmp_path):
     assert not target.exists()
     torch.load(path, weights_only=False)  # it would have
     assert target.exists()
+
+
+def test_weights_that_a_spawned_process_hands_back_are_read(tmp_path):
+    weights = {"w": torch.ones(2)}
+    for name in (".temp.ckpt", "other.ckpt"):
+        WholeFiles().save_checkpoint(weights, tmp_path / name)
+    assert torch.equal(
+        WholeFiles().load_checkpoint(tmp_path / ".temp.ckpt")["w"], weights["w"]
+    )
+    with pytest.raises(UserError, match="is not a checkpoint of a Trainer"):
+        WholeFiles().load_checkpoint(tmp_path / "other.ckpt")
