@@ -23,6 +23,8 @@ class Basis(ABC):
     rows_exist: ClassVar[bool] = True
     #: Whether a row depends on its own counter alone.
     rows_independent: ClassVar[bool] = False
+    #: Whether products cost less than reading the rows would.
+    structured: ClassVar[bool] = False
 
     def __init__(self, like: Tensor, counters: Sequence[int], seed: int):
         self.like, self.counters, self.seed = like, counters, seed

@@ -25,6 +25,8 @@ class SRHT(Basis):
         transform", 2011, arXiv 1011.1595.
     """
 
+    structured = True
+
     def __init__(self, like: Tensor, counters: Sequence[int], seed: int):
         super().__init__(like, counters, seed)
         self._fast = projections_of(like)
@@ -99,6 +101,8 @@ class CountSketch(Basis):
         M. Charikar, K. Chen, M. Farach-Colton, "Finding frequent items in data
         streams", ICALP 2002.
     """
+
+    structured = True
 
     def __init__(self, like: Tensor, counters: Sequence[int], seed: int):
         super().__init__(like, counters, seed)

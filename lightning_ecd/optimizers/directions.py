@@ -219,7 +219,7 @@ class Directions(Descent):
         for b, part in enumerate(self._blocks(k)):
             seed = mixed(head["seed"], worker, k, b)
             basis: Basis = BASES[head["basis"]](like[part], counters, seed)
-            if head["stored"]:
+            if head["stored"] and not basis.structured:
                 basis = Explicit(basis.rows(0, basis.d))
             blocks.append((part, basis))
         return Projector(blocks, normalize, len(self.x))

@@ -60,7 +60,8 @@ class RBD(Subspace):
         compartment_size: Parameters, or layers, of a compartment, >= 1.
         split_dimensions: Share the d directions among compartments of one size.
         redraw_every: Steps R >= 0 that a basis lives; 0: for ever.
-        stored: Keep rows that live on in memory, d n numbers.
+        stored: Keep rows that live on in memory, d n numbers; those of srht and
+            countsketch are made faster than read, and never kept.
         transformation: T of the coordinates: "norm" and "ranks" lead to [-1/2, 1/2].
         top_fraction: In [-1, 1]: keep this part of the coordinates, the largest in
             magnitude; negative: the smallest.
@@ -248,7 +249,7 @@ class FPD(RBD):
         compartments: See `RBD`.
         compartment_size: See `RBD`.
         split_dimensions: See `RBD`.
-        stored: Keep the d n numbers of P in memory.
+        stored: Keep the d n numbers of P in memory; see `RBD`.
         transformation: See `RBD`.
         weight_decay: L2 factor λ >= 0.
         momentum: See `RBD`.

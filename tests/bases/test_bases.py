@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from lightning_ecd.bases import BASES, Projector
+from lightning_ecd.bases import BASES, Explicit, Projector
 from lightning_ecd.errors import UserError
+from lightning_ecd.optimizers import FPD
 from lightning_ecd.randomness import generator
 from tests.kernels.bodies import needs_compiler
 from tests.reference.counter_normals import normal, threefry
@@ -225,3 +226,15 @@ def test_a_gradient_of_zero_moves_nothing(name, normalize):
 def test_more_directions_than_there_are_is_one_clear_line(name):
     with pytest.raises(UserError, match="dimensions must be at most"):
         basis(name, 8, 20)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("normal", True), ("srht", False)])
+def test_rows_are_stored_where_that_is_faster(name, kept):
+    w = torch.nn.Parameter(torch.ones(50, dtype=torch.float64))
+    optimizer = FPD([w], dimensions=5, basis=name, stored=True)
+    (projector,) = optimizer.projectors()
+    assert isinstance(projector.blocks[0][1], Explicit) is kept
+    assert optimizer.projectors()[0] is projector
+    g = torch.linspace(0, 1, 50, dtype=torch.float64)
+    (made,) = FPD([w], dimensions=5, basis=name, stored=False).projectors()
+    torch.testing.assert_close(projector.project(g), made.project(g))
