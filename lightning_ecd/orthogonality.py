@@ -2,6 +2,7 @@
 
 import csv
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lightning_ecd.bases.figures import cosines
+from lightning_ecd.flat import dot, square_norm
 from lightning_ecd.parser import PROGRAM, Parser, fail, one_line
 from lightning_ecd.randomness import normals
 
@@ -33,12 +35,13 @@ def measured(n: int, pairs: int, seed: int = 0) -> tuple[float, float]:
     """
     like, found = torch.empty(n), []
     last = normals(like, seed, n, 0)
+    square = square_norm(last)
     for i in range(1, pairs + 1):
         new = normals(like, seed, n, i)
-        found.append(abs(torch.dot(last, new) / (last.norm() * new.norm())))
+        product, before, square = dot(last, new), square, square_norm(new)
+        found.append(abs(float(product)) / math.sqrt(before * square))
         last = new
-    values = torch.stack(found).double()
-    return values.mean().item(), values.std(correction=0).item()
+    return statistics.fmean(found), statistics.pstdev(found)
 
 
 class Orthogonality:

@@ -17,7 +17,7 @@ class WarmUp(LRScheduler):
 
     .. math:: x = (t + 1)/s \quad\text{or}\quad 2^x - 1 \qquad\text{for } t < s,
 
-    and afterwards, in epoch e = 0, 1, 2 ... of E, by
+    and afterwards, in epoch e = 0, 1, 2 ... up to E, by
 
     ===========  ===================================================
     constant     1
@@ -75,7 +75,7 @@ class WarmUp(LRScheduler):
         if step < self.warmup:
             x = (step + 1) / self.warmup
             return x if self.rise == "linear" else 2**x - 1
-        part = step // self.steps_per_epoch / self.epochs
+        part = min(step // self.steps_per_epoch / self.epochs, 1.0)
         if self.course == "piecewise":
             return 1.0 if part <= 0.5 else 0.1 if part <= 0.75 else 0.01
         if self.course == "cosine":

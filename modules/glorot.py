@@ -1,6 +1,6 @@
 """The networks of descent in random bases: Glorot's initialisation, zero biases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -28,7 +28,7 @@ class FC(nn.Sequential):
             nn.ReLU(),
             nn.Linear(width, outputs),
         )
-        _initialize(self)
+        initialize(self)
 
 
 class CNN(nn.Sequential):
@@ -57,7 +57,7 @@ class CNN(nn.Sequential):
             *(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten()),
             *(nn.Linear(64 * side**2, 64), nn.ReLU(), nn.Linear(64, outputs)),
         )
-        _initialize(self)
+        initialize(self)
 
 
 class ConvNet(nn.Sequential):
@@ -84,10 +84,10 @@ class ConvNet(nn.Sequential):
             *(nn.Flatten(), nn.Linear(64 * (size // 4) ** 2, 1024), nn.ReLU()),
             nn.Linear(1024, outputs),
         )
-        _initialize(self)
+        initialize(self)
 
 
-def _initialize(layers: Sequence[nn.Module] | nn.Sequential) -> None:
+def initialize(layers: Iterable[nn.Module]) -> None:
     """Draw kernels uniformly as Glorot does, set biases to zero."""
     for layer in layers:
         if isinstance(layer, nn.Linear | nn.Conv2d):

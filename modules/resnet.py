@@ -1,12 +1,14 @@
 """Residual networks for small images, with batch normalisation after or before."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-Initialization = Literal["default", "kaiming"]
+from modules.glorot import initialize
+
+Initialization = Literal["default", "kaiming", "glorot"]
 
 
 class BasicBlock(nn.Module):
@@ -105,8 +107,9 @@ class ResNet(nn.Sequential):
         width: Channels of the first stage.
         outputs: Width of the last layer, at least the number of classes.
         channels: Colours of the input.
-        init: Of the convolutions: torch's "default", or "kaiming": normal, with the
-            variance 2 / fan-out.
+        init: torch's "default"; "kaiming": convolutions normal, with the variance 2 /
+            fan-out; "glorot": all weights uniform, with the variance 2 / (fan-in +
+            fan-out), biases zero.
 
     Shape:
         (B, channels, H, W) -> (B, outputs)
@@ -130,8 +133,9 @@ class ResNet(nn.Sequential):
     ):
         if not blocks or min(blocks) < 1:
             raise ValueError(f"blocks must be positive numbers, got {list(blocks)}")
-        if init not in ("default", "kaiming"):
-            raise ValueError(f"init must be default or kaiming, got {init!r}")
+        if init not in get_args(Initialization):
+            allowed = ", ".join(get_args(Initialization))
+            raise ValueError(f"init must be one of {allowed}, got {init!r}")
         layers: list[nn.Module] = [conv3x3(channels, width)]
         if self.normalized_stem:
             layers += [nn.BatchNorm2d(width), nn.ReLU()]
@@ -148,6 +152,8 @@ class ResNet(nn.Sequential):
                     nn.init.kaiming_normal_(
                         module.weight, mode="fan_out", nonlinearity="relu"
                     )
+        if init == "glorot":
+            initialize(self.modules())
 
 
 class ResNet8(ResNet):
@@ -179,7 +185,7 @@ class ResNet8(ResNet):
         width: int = 16,
         outputs: int = 10,
         channels: int = 3,
-        init: Initialization = "default",
+        init: Initialization = "glorot",
     ):
         super().__init__(blocks, width, outputs, channels, init)
 

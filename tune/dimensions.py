@@ -1,7 +1,7 @@
 """The command `dimensions`: what so many random directions can do.
 
-Fits an experiment with d = 10, 30, ... directions; the smallest d that reaches 90 % of
-what all parameters reach is the task's intrinsic dimension.
+Fits an experiment with d = 10, 30, ... directions. The smallest d of a fixed subspace
+(FPD) that reaches 90 % of what all parameters reach is the task's intrinsic dimension.
 """
 
 import csv
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder, one_line
-from tune.tables import Numbers, run_experiment
+from tune.tables import Numbers, interrupted, run_experiment
 
 #: What an optimizer in random bases logs about itself.
 _COSINE, _PARAMETERS = "optimizer/cosine", "optimizer/parameters"
@@ -32,7 +32,7 @@ class Dimensions:
         baseline: Flags of a fit in the whole space to compare with, such as
             --model.optimizer=SGD; none: no comparison.
         metric: What to read at the end of a fit; higher is better.
-        share: Part of the baseline, in (0, 1], that the intrinsic dimension reaches.
+        share: Part of the baseline, in (0, 1], that is to be reached.
         seeds: One run for each, of data, network and directions.
 
     Reference:
@@ -66,19 +66,17 @@ class Dimensions:
         self.cosines: dict[int, list[float]] = {}
 
     def run(self) -> None:
-        """Fit with every d and seed, then the baseline."""
+        """Fit the baseline, then with every d and seed."""
+        for seed in self.seeds if self.baseline else []:
+            print(f"baseline, seed {seed} ...")
+            self._keep(0, self._fit(self.baseline, seed))
         for d in self.dimensions:
             for seed in self.seeds:
                 print(f"d = {d:,}, seed {seed} ...")
                 flags = [f"--model.optimizer.dimensions={d}"]
                 found = self._fit([*flags, f"--model.optimizer.seed={seed}"], seed)
                 self._keep(d, found)
-                if _COSINE in found:
-                    self.cosines.setdefault(d, []).append(found[_COSINE])
-                    self.parameters = int(found[_PARAMETERS])
-        for seed in self.seeds if self.baseline else []:
-            print(f"baseline, seed {seed} ...")
-            self._keep(0, self._fit(self.baseline, seed))
+                self.parameters = int(found.get(_PARAMETERS, self.parameters))
 
     def _fit(self, flags: list[str], seed: int) -> Numbers:
         words = ["--config", self.experiment, f"--data.seed={seed}", *self.arguments]
@@ -93,17 +91,15 @@ class Dimensions:
             raise UserError(
                 f"--metric: there is no {self.metric!r} after a fit; there are {known}"
             )
-        value = found.get(self.metric, math.nan)
-        self.values.setdefault(d, []).append(value)
+        self.values.setdefault(d, []).append(found.get(self.metric, math.nan))
+        self.cosines.setdefault(d, []).append(found.get(_COSINE, math.nan))
 
     def mean(self, d: int) -> float:
         """Return the mean over seeds; nan with a run that diverged."""
         return statistics.fmean(self.values[d])
 
-    def intrinsic(self) -> int | None:
+    def enough(self) -> int | None:
         """Return the smallest d that reaches the share of the baseline, if any."""
-        if 0 not in self.values:
-            return None
         least = self.share * self.mean(0)
         reached = (d for d in self.dimensions if d in self.values)
         return next((d for d in reached if self.mean(d) >= least), None)
@@ -116,14 +112,14 @@ class Dimensions:
             table = csv.writer(out)
             table.writerow(_HEADER)
             for d, values in self.values.items():
-                cosines = self.cosines.get(d, [math.nan] * len(values))
-                for row in zip(self.seeds, values, cosines, strict=False):
+                seeds = self.seeds[: len(values)]  # fewer if it was interrupted
+                for row in zip(seeds, values, self.cosines[d], strict=True):
                     table.writerow([d or "all", *row])
         known = [d for d in self.dimensions if d in self.values]
         figure = accuracy_by_dimensions(
             known,
             [self.values[d] for d in known],
-            [self.cosines.get(d, []) for d in known],
+            [self.cosines[d] for d in known],
             self.parameters,
             self.metric,
             self.mean(0) if 0 in self.values else None,
@@ -137,18 +133,31 @@ def main(args: Sequence[str]) -> None:
     parser = Parser(
         prog=f"{PROGRAM} dimensions",
         description="A metric and cos(gradient, step) against the number of random "
-        "directions, and the intrinsic dimension.",
+        "directions; with a fixed basis (FPD), the intrinsic dimension.",
     )
     parser.arguments = args
     parser.add_class_arguments(Dimensions)
+    values = vars(parser.instantiate_classes(parser.parse_args(list(args))))
     try:
-        values = vars(parser.instantiate_classes(parser.parse_args(list(args))))
         study = Dimensions(**values)
-        study.run()
-    except (UserError, ValueError) as error:
+    except ValueError as error:
         fail(one_line(str(error)))
-    except KeyboardInterrupt:
+    try:
+        study.run()
+    except UserError as error:
+        _report(study)
+        fail(one_line(str(error)))
+    except (KeyboardInterrupt, SystemExit) as end:
+        _report(study)
+        if not interrupted(end):  # the parser has said why
+            raise
         print(f"interrupted after {sum(map(len, study.values.values()))} runs")
+    else:
+        _report(study)
+
+
+def _report(study: Dimensions) -> None:
+    """Write what was found, and print it; nothing of nothing."""
     if not any(study.values.get(d) for d in study.dimensions):
         return
     folder = new_folder(f"dimensions_{Path(study.experiment).stem}")
@@ -158,8 +167,10 @@ def main(args: Sequence[str]) -> None:
     for d, found in study.values.items():
         table.add_row(f"{d:,}" if d else "all", f"{study.mean(d):.4f}", str(len(found)))
     Console().print(table)
-    if 0 in study.values:
-        least = study.intrinsic()
-        reached = f"is {least:,}" if least else f"is above {study.dimensions[-1]:,}"
-        print(f"intrinsic dimension at {study.share:.0%} of the baseline: it {reached}")
+    if 0 in study.values and math.isnan(study.mean(0)):
+        print("the baseline diverged")
+    elif 0 in study.values:
+        least = study.enough()
+        which = f"is {least:,}" if least else f"is above {study.dimensions[-1]:,}"
+        print(f"the smallest d that reaches {study.share:.0%} of the baseline {which}")
     print(f"picture: {folder}/dimensions.png")

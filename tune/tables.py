@@ -6,6 +6,7 @@ from it, and the published number. What several rows share is run once.
 
 import csv
 import math
+import signal
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -217,6 +218,15 @@ def run_experiment(arguments: Sequence[str], seed: int) -> Numbers:
     return {name: float(value) for name, value in line.metrics.items()}
 
 
+def interrupted(end: BaseException) -> bool:
+    """Return whether a program ends because it was told to: Ctrl-C or SIGTERM.
+
+    A fit that is told so saves and then exits with 128 and the signal's number.
+    """
+    codes = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    return not isinstance(end, SystemExit) or end.code in codes
+
+
 def cells(result: Result) -> list[str]:
     """Return a result as the cells of a table's line."""
     row = result.row
@@ -257,7 +267,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--rows", type=str, default="*", help="wildcard on row names")
     parser.add_argument("--list", action="store_true", help="only list the rows")
     parsed = parser.parse_args(list(args))
-    file = Path(parsed.file)
+    file, results = Path(parsed.file), list[Result]()
     try:
         title, rows = read(file)
         rows = [row for row in rows if fnmatchcase(row.name, parsed.rows)]
@@ -267,12 +277,13 @@ def main(args: Sequence[str]) -> None:
             for row in rows:
                 print(f"{row.name}: published {row.published:g}")
             return
-        results = []
         for result in measure(rows, file.parent, lambda name: print(f"{name} ...")):
             results.append(result)
     except UserError as error:
         fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not interrupted(end):
+            raise
         print(f"interrupted after {len(results)} of {len(rows)} rows")
     folder = new_folder(file.stem)
     folder.mkdir(parents=True)

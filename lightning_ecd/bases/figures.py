@@ -79,15 +79,17 @@ def accuracy_by_dimensions(
     Args:
         dimensions: d, of length T.
         accuracies: Of the runs at every d, T lists.
-        correlations: Mean cos(g, s) of the runs at every d, T lists; empty: unknown.
+        correlations: cos(g, s) in a late step of the runs at every d, T lists.
         parameters: D, of the network.
         name: Of the metric.
         baseline: The metric in the whole space, drawn with its `share`.
         share: Of the baseline, as for the intrinsic dimension.
 
     Returns:
-        A figure: the metric over d; the cosine over d beside sqrt(d/D).
+        A figure: the metric over d; the cosine over d beside its expectation for
+        normal and for orthonormal rows. Numbers that are nan are left out.
     """
+    accuracies, correlations = _finite(accuracies), _finite(correlations)
     panels = 2 if any(correlations) else 1
     figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
     left, *others = figure.subplots(1, panels, squeeze=False)[0]
@@ -109,8 +111,17 @@ def accuracy_by_dimensions(
         left.legend(loc="best", frameon=False)
     for axes in others:
         places = np.geomspace(min(dimensions), max(dimensions), 100)
-        theory = np.minimum(1, (places / parameters) ** 0.5)
-        axes.plot(places, theory, "--", color="black", label="$\\sqrt{d/D}$")
-        axes.set(yscale="log", ylabel="mean cos(g, s)")
+        normal = (places / (parameters + places + 1)) ** 0.5
+        frame = np.minimum(1, places / parameters) ** 0.5
+        for values, line, label in (
+            (normal, "--", "$\\sqrt{d/(D+d+1)}$, normal rows"),
+            (frame, ":", "$\\sqrt{d/D}$, orthonormal rows"),
+        ):
+            axes.plot(places, values, line, color="black", label=label)
+        axes.set(yscale="log", ylabel="cos(g, s) in a late step")
         axes.legend(loc="best", frameon=False)
     return figure
+
+
+def _finite(values: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[value for value in each if np.isfinite(value)] for each in values]

@@ -98,7 +98,8 @@ class Rademacher(Independent):
         """Return the row of a counter, shape (n,)."""
         ones = torch.ones_like(self.like)
         if self._fast is not None:
-            return self._fast.expand("signs", ones[:1], ones, [counter], self.seed)
+            alone = range(counter, counter + 1)
+            return self._fast.expand("signs", ones[:1], ones, alone, self.seed)
         return ones.copysign_(uniforms(ones, self.seed, counter) - 0.5)
 
     def project(self, g: Tensor) -> Tensor:

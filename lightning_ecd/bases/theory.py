@@ -42,8 +42,8 @@ def noise_floor(
     rate = lr * d / D
     size = lr**2 * d / D**2
     matrix = torch.diag(2 * rate * h - size * (d + 1) * h**2) - size * h.square()
-    m = torch.linalg.solve(matrix, torch.full_like(h, size * (d + 1 + D) * noise**2))
-    sgd = rate * noise**2 / (h * (2 - rate * h))
+    m = torch.linalg.solve(matrix, torch.full_like(h, size * (d + 1 + D)))
+    sgd = rate / (h * (2 - rate * h))
     if not (m.min() >= 0 and sgd.min() >= 0):
         raise ValueError(f"lr must be below where descent diverges, got {lr}")
-    return m, sgd
+    return m * noise**2, sgd * noise**2

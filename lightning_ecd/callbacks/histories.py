@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_ecd.callbacks.publishing import run_folder
 from lightning_ecd.errors import UserError
 
 
@@ -34,7 +35,7 @@ class Histories(Callback):
         self._rows: dict[str, list[Tensor]] = {}
         self._steps: dict[str, list[int]] = {}
         self._missing = set(self.names)
-        self._last = 0
+        self._last, self._resumed = 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse an optimizer that reports nothing."""
@@ -44,6 +45,11 @@ class Histories(Callback):
                 "trainer.callbacks: Histories keeps what an optimizer reports, "
                 f"{type(optimizer).__name__} reports nothing: leave the callback out"
             )
+        if self._resumed and trainer.is_global_zero:
+            for file in _folder(trainer).glob("from_*.npz"):
+                if int(file.stem.removeprefix("from_")) > trainer.global_step:
+                    file.unlink()  # of steps that are made anew
+        self._resumed = False
 
     def on_train_batch_end(
         self,
@@ -84,7 +90,7 @@ class Histories(Callback):
             return
         arrays = {name: torch.stack(each).numpy() for name, each in rows.items()}
         arrays |= {f"{name}_steps": np.array(each) for name, each in steps.items()}
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "histories"
+        folder = _folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         first = min(each[0] for each in steps.values())
         np.savez(folder / f"from_{first:08d}.npz", **arrays)  # type: ignore[arg-type]
@@ -97,7 +103,11 @@ class Histories(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with what was not yet in a file."""
         self._rows, self._steps = state_dict["rows"], state_dict["steps"]
-        self._missing = set(state_dict["missing"])
+        self._missing, self._resumed = set(state_dict["missing"]), True
+
+
+def _folder(trainer: Trainer) -> Path:
+    return (run_folder(trainer) or Path(trainer.default_root_dir)) / "histories"
 
 
 def read(folder: str | Path) -> dict[str, np.ndarray]:

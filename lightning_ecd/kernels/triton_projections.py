@@ -209,8 +209,8 @@ def _expand_signs(
 class TritonProjections:
     """Project on rows e_i that are made on the way, and expand in them.
 
-    `Products` on CUDA; nothing waits for the device. A program of a projection adds up
-    `SPAN` tiles of one row; partial sums are float64, (tiles / 16, d) of them.
+    `Products` on CUDA; with a range of counters nothing waits for the device. A program
+    of a projection adds up `SPAN` tiles of one row; partial sums are float64.
     """
 
     def project(

@@ -57,4 +57,4 @@ def test_many_directions_are_sgd_but_for_the_noise_of_few():
 
 def test_rates_that_diverge_are_refused():
     with pytest.raises(ValueError, match="^lr must be below"):
-        noise_floor(H, 1.0, 20.0, 4)
+        noise_floor(H, 0.0, 20.0, 4)

@@ -59,6 +59,18 @@ def test_a_resumed_run_keeps_what_an_uninterrupted_one_does(tmp_path):
         np.testing.assert_array_equal(parts[name], values)
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using")
+def test_steps_that_are_made_anew_are_kept_once(tmp_path):
+    at = tmp_path / "at"
+    saves = ModelCheckpoint(at, "{step}", every_n_train_steps=3, save_top_k=-1)
+    runner = trainer(tmp_path, max_epochs=3, callbacks=[saves, Histories()])
+    runner.fit(Regression(rbd), loader(16))
+    runner = trainer(tmp_path, max_epochs=3, callbacks=Histories())
+    runner.fit(Regression(rbd), loader(16), ckpt_path=at / "step=3.ckpt")
+    steps = read(tmp_path / "histories")["coordinates_steps"]
+    assert steps.tolist() == [2, 4, 6, 8, 10, 12]
+
+
 def test_what_is_never_reported_is_named(tmp_path):
     with pytest.warns(UserWarning, match="never reported energies"):
         fit(tmp_path, rbd, Histories(["coordinates", "energies"]), epochs=1)

@@ -49,6 +49,19 @@ def test_products_are_those_of_the_cpu(name, kind, dtype):
             assert torch.equal(row.cpu(), one)
 
 
+@needs_compiler
+@pytest.mark.parametrize("name", [triton])
+@kinds
+def test_a_long_projection_is_added_up_from_several_programs(name, kind):
+    from lightning_ecd.kernels.triton_projections import SPAN, TritonProjections
+
+    device = "cpu" if INTERPRETED else "cuda"
+    g = torch.randn(1024 * SPAN + 77)
+    found, _ = TritonProjections().project(kind, g.to(device), [9, 4], SEED)
+    expected, _ = projections_of(g).project(kind, g, [9, 4], SEED)
+    torch.testing.assert_close(found.cpu(), expected, rtol=2e-6, atol=2e-4)
+
+
 @gpu
 @needs_cuda
 @kinds

@@ -145,6 +145,17 @@ def test_kaiming_initialization_has_the_variance_of_the_fan_out():
             assert module.weight.var().item() == pytest.approx(variance, rel=0.1)
 
 
+def test_glorot_initialization_has_the_variance_of_both_fans():
+    torch.manual_seed(0)
+    network = ResNet8([1, 1], width=32)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            fans = 9 * (module.in_channels + module.out_channels)
+            assert module.weight.var().item() == pytest.approx(2 / fans, rel=0.1)
+            assert module.weight.abs().max() <= (6 / fans) ** 0.5
+    assert (network[-1].bias == 0).all()
+
+
 def test_the_last_normalisation_of_a_wide_network_forgets_quickly():
     norms = [m for m in WideResNet(10, 1).modules() if isinstance(m, nn.BatchNorm2d)]
     assert [norm.momentum for norm in norms] == [0.1] * 6 + [0.9]

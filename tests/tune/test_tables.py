@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lightning_ecd.errors import Diverged, UserError
 from tests.cli.conftest import ROOT, cli  # noqa: F401
@@ -21,6 +22,32 @@ def test_every_table_reads(file):
     title, rows = tables.read(file)
     assert title and rows
     assert len({row.name for row in rows}) == len(rows)
+
+
+def test_random_bases_have_the_published_rates():
+    """Also where a row takes another optimizer, which starts from its own defaults."""
+    rates = {
+        "FC-MNIST": (1.0, 0.125),
+        "FC-FMNIST": (0.5, 0.25),
+        "FC-CIFAR10": (0.25, 0.0078125),
+        "CNN-MNIST": (0.0625, 0.03125),
+        "CNN-FMNIST": (0.125, 0.0625),
+        "CNN-CIFAR10": (0.125, 0.015625),
+    }
+    folder = ROOT / "configs" / "table"
+    _, rows = tables.read(folder / "random_bases.yaml")
+    assert len(rows) == 5 * len(rates)
+    for row in rows:
+        kind, network = row.name.split(", ")[:2]
+        expected = rates[network][kind == "SGD"]
+        experiment = yaml.safe_load((folder / row.experiment).read_text())
+        settings = experiment["model"]["init_args"]["optimizer"]["init_args"]
+        flags = dict(word.split("=", 1) for word in row.arguments)
+        given = flags.get("--model.optimizer.lr")
+        found = settings["lr"] if kind == "RBD" else given
+        assert float(found) == expected, row.name
+        if kind in ("FPD", "NES"):
+            assert flags["--model.optimizer.dimensions"] == "250"
 
 
 def test_mean_and_standard_error_of_the_seeds():
