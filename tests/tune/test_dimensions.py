@@ -78,6 +78,7 @@ def test_a_run_that_diverges_is_no_value(monkeypatch, tmp_path):
         (SystemExit(130), 0, "interrupted after 2 runs"),
         (KeyboardInterrupt(), 0, "interrupted after 2 runs"),
         (UserError("dimensions must be at most 50"), 2, "at most 50"),
+        (SystemExit(2), 2, "picture: logs/dimensions_bbi_digits"),
     ],
 )
 def test_what_ends_it_loses_nothing(cli, monkeypatch, end, code, words):  # noqa: F811
