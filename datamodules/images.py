@@ -53,7 +53,8 @@ class Images(pl.LightningDataModule):
 
     Args:
         batch_size: Samples in a mini-batch of one rank.
-        val_size: Samples taken from the training set for validation; 0: none.
+        val_size: Samples taken from the training set for validation, a number or a
+            share below 1.0; 0: none.
         seed: Of the order of the batches, the augmentation and the validation split.
         split_seed: Of the validation split alone; None: `seed`.
         minibatches: Mini-batches in a loader batch, which is that many times larger.
@@ -85,7 +86,7 @@ class Images(pl.LightningDataModule):
     def __init__(
         self,
         batch_size: int = 50,
-        val_size: int = 5000,
+        val_size: int | float = 5000,
         seed: int = 0,
         minibatches: int = 1,
         normalize: bool = False,
@@ -104,13 +105,16 @@ class Images(pl.LightningDataModule):
         one_of("scale", scale, get_args(Scale))
         if normalize and scale != "unit":
             raise ValueError(f"scale must be unit with normalize=True, not {scale!r}")
-        if not 0 <= val_size < self.train_size:
+        share = isinstance(val_size, float)
+        count = round(val_size * self.train_size) if share else int(val_size)
+        if not share <= count < self.train_size:  # a share of nothing is a mistake
             raise ValueError(
-                f"val_size must be in [0, {self.train_size - 1}], not {val_size}"
+                f"val_size must be in [0, {self.train_size - 1}], or a share in "
+                f"(0, 1), not {val_size}"
             )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.minibatches, self.drop_last = minibatches, drop_last
-        self.val_size, self.seed = val_size, seed
+        self.val_size, self.seed = count, seed
         self.split_seed = seed if split_seed is None else split_seed
         self.order, self.augment = order, augment
         self.normalize, self.scale = normalize, scale
@@ -325,7 +329,8 @@ class Digits(Images):
     to 16: "signed" is (x - 8)/8.
 
     Args:
-        val_size: Samples taken from the 1500 for validation; 0: none.
+        val_size: Samples taken from the 1500 for validation, a number or a share below
+            1.0; 0: none.
         kwargs: As for `Images`.
 
     Reference:
@@ -338,7 +343,7 @@ class Digits(Images):
     top, centre = 16, 8
     mean, std = (0.3054,), (0.3760,)
 
-    def __init__(self, val_size: int = 250, **kwargs: Any) -> None:
+    def __init__(self, val_size: int | float = 250, **kwargs: Any) -> None:
         super().__init__(val_size=val_size, **kwargs)
 
     def read(self, part: Part) -> tuple[Tensor, Tensor]:  # noqa: D102

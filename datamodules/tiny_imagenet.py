@@ -44,7 +44,10 @@ class TinyImageNet(Images):
     mean, std = (0.480, 0.448, 0.397), (0.276, 0.269, 0.282)
 
     def __init__(
-        self, data_dir: str = DEFAULT_FOLDER, val_size: int = 5000, **kwargs: Any
+        self,
+        data_dir: str = DEFAULT_FOLDER,
+        val_size: int | float = 5000,
+        **kwargs: Any,
     ) -> None:
         super().__init__(val_size=val_size, **kwargs)
         self.data_dir = data_dir

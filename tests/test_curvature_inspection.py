@@ -78,7 +78,7 @@ def test_every_stage_announces_the_progress_that_it_makes(exact):
     )
     plan.run(loss, stage, other=loss.x + 1)
     names = [name for name, *_ in stages]
-    assert len(names) == len(set(names)) == 10
+    assert len(names) == len(set(names)) == 11
     for name, total, *told in stages:
         assert total in (None, len(told)), name
 

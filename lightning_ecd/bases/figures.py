@@ -113,11 +113,11 @@ def accuracy_by_dimensions(
         places = np.geomspace(min(dimensions), max(dimensions), 100)
         normal = (places / (parameters + places + 1)) ** 0.5
         frame = np.minimum(1, places / parameters) ** 0.5
-        for values, line, label in (
+        for theory, line, label in (
             (normal, "--", "$\\sqrt{d/(D+d+1)}$, normal rows"),
             (frame, ":", "$\\sqrt{d/D}$, orthonormal rows"),
         ):
-            axes.plot(places, values, line, color="black", label=label)
+            axes.plot(places, theory, line, color="black", label=label)
         axes.set(yscale="log", ylabel="cos(g, s) in a late step")
         axes.legend(loc="best", frameon=False)
     return figure

@@ -292,3 +292,15 @@ def test_the_split_may_have_a_seed_of_its_own():
     assert torch.equal(Digits(seed=7).split()[1], first.split()[1])
     orders = [next(iter(data.train_dataloader()))[1] for data in (first, second)]
     assert not torch.equal(*orders)
+
+
+@pytest.mark.parametrize(("val_size", "count"), [(0.1, 150), (300, 300), (0, 0)])
+def test_validation_takes_a_number_or_a_share(val_size, count):
+    train, val = Digits(val_size=val_size).split()
+    assert (len(train), len(val)) == (1500 - count, count)
+
+
+@pytest.mark.parametrize("val_size", [1.0, 0.0, -0.5, 1500, -1, 1e-9, 250.0])
+def test_shares_and_numbers_out_of_range_are_refused(val_size):
+    with pytest.raises(ValueError, match="^val_size must be in .0, 1499., or a share"):
+        Digits(val_size=val_size)
