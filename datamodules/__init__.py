@@ -6,6 +6,7 @@ from datamodules.images import MNIST, Digits, FashionMNIST, Images
 from datamodules.memory import Loader
 from datamodules.problems import Gaussians, Populations, Samples
 from datamodules.steps import Steps
+from datamodules.streams import ImageStreams, Quadratics, Streams
 from datamodules.text import Text
 from datamodules.tiny_imagenet import TinyImageNet
 from datamodules.transforms import (
@@ -26,14 +27,17 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "Gaussians",
+    "ImageStreams",
     "Images",
     "Loader",
     "Populations",
+    "Quadratics",
     "RandomBrightness",
     "RandomFlip",
     "RandomShift",
     "Samples",
     "Steps",
+    "Streams",
     "Text",
     "TinyImageNet",
 ]

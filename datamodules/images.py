@@ -134,9 +134,9 @@ class Images(pl.LightningDataModule):
             stage: "fit", "validate", "test" or "predict"; None: all.
         """
         if stage in (None, "fit", "validate"):
-            self._part("train")
+            self.whole("train")
         if stage in (None, "test", "predict"):
-            self._part("test")
+            self.whole("test")
 
     def split(self) -> tuple[Tensor, Tensor]:
         """Return the sorted indices of training and validation samples."""
@@ -172,7 +172,7 @@ class Images(pl.LightningDataModule):
         """Return the loader of the test set, in its own order."""
         return self._evaluation("test")
 
-    def _part(self, part: Part) -> tuple[Tensor, Tensor]:
+    def whole(self, part: Part) -> tuple[Tensor, Tensor]:
         """Return images and labels, read once, on the device of the trainer."""
         images, labels = self._parts.get(part) or self._read(part)
         self._parts[part] = images.to(self._device), labels.to(self._device)
@@ -198,7 +198,7 @@ class Images(pl.LightningDataModule):
     def _loader(self, part: Part, indices: Tensor | None, **settings: Any) -> Loader:
         trainer = self.trainer
         return Loader(
-            self._part(part),
+            self.whole(part),
             indices,
             prepare=self._floats(),
             seed=self.seed,

@@ -6,7 +6,9 @@ gradients, and each ``p.data`` and ``p.grad`` is a view with the tensor's own sh
 and strides (channels_last survives).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
@@ -99,6 +101,70 @@ def on_host(v: Tensor) -> bool:
     return v.device.type in ("cpu", "mps")
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Shapes of tensors that lie one after the other in a flat vector.
+
+    Args:
+        shapes: Of every tensor.
+        orders: Dimensions of every tensor from the slowest to the fastest in memory;
+            None: in their own order.
+
+    Example:
+        >>> layout = Layout(((2, 3), (4,)))
+        >>> [tuple(view.shape) for view in layout.views(torch.zeros(5, 10))]
+        [(5, 2, 3), (5, 4)]
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    orders: tuple[tuple[int, ...], ...] | None = None
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> "Layout":
+        """Return the layout of dense tensors, each in its own memory order."""
+        strides = [(p.shape, _dense_strides(p)) for p in tensors]
+        return cls(
+            tuple(tuple(shape) for shape, _ in strides),
+            tuple(
+                tuple(sorted(range(len(shape)), key=lambda d: -stride[d]))
+                for shape, stride in strides
+            ),
+        )
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of entries of every tensor."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Return the pieces (..., size) of a vector (..., n)."""
+        return list(vector.split(self.sizes, -1))
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """Return a vector (..., n) as tensors (..., *shape)."""
+        pieces, lead = self.split(vector), vector.shape[:-1]
+        if self.orders is None:
+            pairs = zip(pieces, self.shapes, strict=True)
+            return [piece.reshape((*lead, *shape)) for piece, shape in pairs]
+        tensors = []
+        for piece, shape, order in zip(pieces, self.shapes, self.orders, strict=True):
+            laid_out = piece.reshape((*lead, *(shape[d] for d in order)))
+            back = [len(lead) + order.index(d) for d in range(len(shape))]
+            tensors.append(laid_out.permute((*range(len(lead)), *back)))
+        return tensors
+
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Invert `views`."""
+        pieces = []
+        for index, (tensor, shape) in enumerate(zip(tensors, self.shapes, strict=True)):
+            lead = tensor.dim() - len(shape)
+            if self.orders is not None:
+                order = [lead + d for d in self.orders[index]]
+                tensor = tensor.permute((*range(lead), *order))
+            pieces.append(tensor.reshape(*tensor.shape[:lead], -1))
+        return torch.cat(pieces, -1)
+
+
 class FlatParameters:
     """Two vectors that hold the trainable parameters of `groups` and their gradients.
 
@@ -158,6 +224,11 @@ class FlatParameters:
         ]
 
     @property
+    def layout(self) -> Layout:
+        """Where every trainable parameter lies in the vectors."""
+        return Layout.of(self._params)
+
+    @property
     def trainable(self) -> list[Tensor]:
         """The parameters that the vectors hold, in order."""
         return self._params
@@ -207,7 +278,12 @@ class FlatParameters:
                 p.grad = None
 
     def adopt(self, vector: Tensor, former: "FlatParameters") -> Tensor:
-        """Return a vector laid out by `former` in this layout; new entries are 0."""
+        """Return a vector laid out by `former` in this layout; new entries are 0.
+
+        Of a matrix (n, k), as by `to_contiguous`, every column is a vector.
+        """
+        if vector.dim() == 2:
+            return _by_column(lambda v: self.adopt(v, former), vector)
         adopted = torch.zeros(self.x.numel(), dtype=vector.dtype, device=vector.device)
         here = dict(zip(map(id, self._params), self.views(adopted), strict=True))
         old = zip(former._params, former.views(vector), strict=True)
@@ -220,22 +296,32 @@ class FlatParameters:
         """Return a vector in the order of contiguous parameters, for a checkpoint."""
         if self._in_order:
             return vector
+        if vector.dim() == 2:
+            return _by_column(self.to_contiguous, vector)
         return torch.cat([view.reshape(-1) for view in self.views(vector)])
 
     def from_contiguous(self, vector: Tensor) -> Tensor:
         """Invert `to_contiguous`."""
-        if vector.numel() != self.x.numel():
+        if len(vector) != self.x.numel():
             raise ValueError(
-                f"the optimizer's state has {vector.numel()} entries, "
+                f"the optimizer's state has {len(vector)} entries, "
                 f"the trainable parameters have {self.x.numel()}"
             )
         if self._in_order:
             return vector
+        if vector.dim() == 2:
+            return _by_column(self.from_contiguous, vector)
         laid_out = torch.empty_like(vector)
         pieces = vector.split(self.sizes)
         for view, piece in zip(self.views(laid_out), pieces, strict=True):
             view.copy_(piece.view(view.shape))
         return laid_out
+
+
+def _by_column(arranged: Callable[[Tensor], Tensor], matrix: Tensor) -> Tensor:
+    """Return a matrix (n, k) whose columns are arranged one by one."""
+    columns = [arranged(column) for column in matrix.T.contiguous()]
+    return torch.stack(columns, 1) if columns else matrix
 
 
 def _require_one_kind(params: Sequence[Tensor]) -> None:

@@ -305,8 +305,8 @@ class _Swarm:
         optimizer = self.optimizer
         for name, v in optimizer.state[self.x].items():
             if isinstance(optimizer, Descent):  # row by row, as in a checkpoint
-                by_row = optimizer.flat.to_contiguous(v).view(rows, -1)
-                optimizer.vectors[name] = by_row[stay].reshape(-1)
+                by_row = optimizer.flat.to_contiguous(v).view(rows, -1, *v.shape[1:])
+                optimizer.vectors[name] = by_row[stay].flatten(0, 1)
             elif v.shape == self.x.shape:
                 optimizer.state[self.x][name] = columns(v)
         self.x.grad = None

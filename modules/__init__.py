@@ -4,10 +4,13 @@ from modules.allcnn import AllCNN
 from modules.classifier import Classifier
 from modules.cnn import MnistConv, MnistFC
 from modules.dense import MLP, ResidualMLP
+from modules.evaluation import Evaluation
 from modules.function import FunctionTask
 from modules.glorot import CNN, FC, ConvNet
 from modules.lenet import LeNet, LeNet5
+from modules.meta import MetaTask
 from modules.pinn import PINN, Poisson, SineProduct
+from modules.problems import Classification, Quadratic
 from modules.ratio import LikelihoodRatio
 from modules.recurrent import (
     CharLSTM,
@@ -28,17 +31,21 @@ __all__ = [
     "PINN",
     "AllCNN",
     "CharLSTM",
+    "Classification",
     "Classifier",
     "ConvNet",
+    "Evaluation",
     "FunctionTask",
     "LanguageModel",
     "LeNet",
     "LeNet5",
     "LikelihoodRatio",
+    "MetaTask",
     "MnistConv",
     "MnistFC",
     "Poisson",
     "PreActResNet",
+    "Quadratic",
     "ResNet",
     "ResNet8",
     "ResidualMLP",

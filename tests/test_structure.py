@@ -14,7 +14,7 @@ LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 LAYERS = (
     {"errors", "figures", "flat", "functions", "kernels", "overrides"}
     | {"pool", "randomness", "ranges", "schedules"},
-    {"bases"},
+    {"bases", "rules"},
     {"optimizers"},
     {"curvature", "landscape", "laplacian", "listing", "theory", "trajectories"}
     | {"unrolling"},

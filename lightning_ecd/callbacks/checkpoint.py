@@ -1,5 +1,6 @@
 """Checkpoints that are whole, and a run that resumes to the bit."""
 
+import math
 import os
 import random
 import signal
@@ -239,6 +240,8 @@ class Checkpoints(Checkpoint):
             )
         value = float(trainer.callback_metrics[self.monitor])
         sign = 1 if self.mode == "max" else -1
+        if math.isnan(value):  # no number is better than that
+            return
         if self.best is None or sign * value > sign * self.best:
             self.best = value
             self._save(trainer, "best.ckpt")

@@ -11,6 +11,7 @@ from lightning_ecd.optimizers.entropy_ecd import EntropyECD
 from lightning_ecd.optimizers.evolution import NES, RBDNES, ZeroOrderRBD
 from lightning_ecd.optimizers.gradient_basis import GradientBasis
 from lightning_ecd.optimizers.langevin import SGLD, EntropySGLD
+from lightning_ecd.optimizers.learned import Learned
 from lightning_ecd.optimizers.plain import HeavyBall
 from lightning_ecd.optimizers.proximal import Lookahead, ProxSGD
 from lightning_ecd.optimizers.rbd import FPD, RBD
@@ -51,6 +52,7 @@ REGISTRY: dict[str, Entry] = {
     "RBDNES": Entry(RBDNES, RBDNES.traits),
     "ZeroOrderRBD": Entry(ZeroOrderRBD, ZeroOrderRBD.traits),
     "GradientBasis": Entry(GradientBasis, GradientBasis.traits),
+    "Learned": Entry(Learned, Learned.traits),
 }
 
 
@@ -95,6 +97,7 @@ __all__ = [
     "Entry",
     "GradientBasis",
     "HeavyBall",
+    "Learned",
     "LookSAM",
     "Lookahead",
     "Parle",

@@ -12,7 +12,7 @@ from torch.autograd import profiler
 from torch.optim import optimizer as torch_optimizer
 
 from lightning_ecd.errors import Diverged
-from lightning_ecd.flat import FlatParameters
+from lightning_ecd.flat import FlatParameters, Layout
 from lightning_ecd.kernels import Number, body_of
 from lightning_ecd.optimizers.evaluations import Evaluate
 from lightning_ecd.optimizers.traits import Traits
@@ -71,6 +71,8 @@ class Descent(torch.optim.Optimizer):
     #: contiguous (trajectories.py); numbers of the system are then columns (rows, 1).
     #: 0: one run.
     rows: int = 0
+    #: Shapes of the tensors that such a row holds one after the other; None: one.
+    row_layout: Layout | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyper-parameters must lie in `bounds`, some in none else."""

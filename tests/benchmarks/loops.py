@@ -139,7 +139,7 @@ def loader_speedup(batch_size: int, batches: int = 40) -> float:
     data = MNIST(batch_size=batch_size, val_size=0)
     data.prepare_data()
     data.setup("fit")
-    images, labels = data._part("train")
+    images, labels = data.whole("train")
     theirs = DataLoader(_Pil(images[:, 0], labels), batch_size, shuffle=True)
 
     def endless(loader: Any) -> Iterator[Any]:

@@ -1,0 +1,323 @@
+"""The training of an update rule: its weights are what is learned."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, distributed
+
+from lightning_ecd.errors import UserError
+from lightning_ecd.randomness import generator
+from lightning_ecd.rules import UpdateRule
+from lightning_ecd.rules.files import KEY, packed
+from lightning_ecd.unrolling import (
+    Evolution,
+    FlatProblem,
+    Problem,
+    Runs,
+    Window,
+    evolution_gradient,
+    truncated_gradient,
+    unroll,
+)
+from lightning_ecd.unrolling.rescaling import Rescale, rescaling
+from modules.curves import LossCurves, summary
+from modules.task import LRSchedulerFactory, Task
+
+Estimator = Literal["tbptt", "es", "pes", "nres"]
+
+_NOISE_STREAM = 30
+
+
+class MetaTask(Task):
+    r"""Trains a learned update rule on runs of a problem, window by window.
+
+    .. math::
+        L(\varphi) = E \frac1W \sum_t f(\theta_t), \qquad
+        \theta_{t+1} = \theta_t + \Delta t\, u_t(\varphi)
+
+    A batch is one window of W steps of many runs (`datamodules.Streams`); parameters
+    and states of the runs are carried over, detached, to the next window, once for
+    every step of the optimizer. The parameters of the module are the rule's weights:
+    any optimizer of the registry can train them, with clipping, schedules, several
+    processes. Checkpoints hold the runs, so that a resumed one continues to the bit,
+    and the rule, which `Learned` reads.
+
+    Metrics: ``train/loss`` is the mean loss within the window. ``val/loss``, which
+    selects the best weights, is the mean over runs and steps, ``val/final`` the mean
+    of the last step, ``val/final_50`` its median, ``val/diverged`` the number of runs
+    whose last loss is above ten times their first, ``val/worse`` above the first.
+
+    Args:
+        rule: Builds the rule; in a config its class_path and init_args.
+        problem: Builds the problem, likewise.
+        optimizer: Of the rule's weights; see `Task`.
+        lr: Factor of the rule's updates, > 0, the paper's out_mul.
+        estimator: Of the gradient: "tbptt" differentiates through the window; "es",
+            "pes" and "nres" perturb the weights.
+        score_last: See `truncated_gradient`; False as published.
+        second_order: See `truncated_gradient`.
+        recompute: See `truncated_gradient`.
+        std: Of the perturbations, > 0.
+        worst: Losses above, or not finite, count as this in es, pes and nres.
+        inclusive: See `evolution_gradient`.
+        rescale: Every run has its own units: "none", or one factor for all "global",
+            for each "tensor", for each "parameter".
+        rescale_by: The factors lie between 1 / rescale_by and this, log-uniformly.
+        seed: Of the perturbations.
+        minibatches: See `Task`; 1.
+        scheduler: See `Task`.
+        scheduler_interval: See `Task`.
+        groups: See `Task`.
+
+    Note:
+        The released code takes the sum over the window and one run at a time, counts
+        W - 1 updates of W (`score_last`), cuts the features of the state from the
+        graph (`HNNRule.state_grad`) and does not clip.
+
+    Reference:
+        M. Andrychowicz et al., arXiv 1606.04474; A. Timofeev, A. Afonin, Y. Liu,
+        arXiv 2111.00565.
+    """
+
+    metric_names = (
+        "val/loss",
+        "val/final",
+        "val/diverged",
+        "test/loss",
+        "test/final",
+        "test/diverged",
+    )
+
+    def __init__(
+        self,
+        rule: Callable[[], UpdateRule],
+        problem: Callable[[], Problem],
+        optimizer: OptimizerCallable,
+        lr: float = 1.0,
+        estimator: Estimator = "tbptt",
+        score_last: bool = True,
+        second_order: bool = False,
+        recompute: bool = False,
+        std: float = 0.01,
+        worst: float = 20.0,
+        inclusive: bool = False,
+        rescale: Rescale = "none",
+        rescale_by: float = 1e3,
+        seed: int = 0,
+        minibatches: int | None = None,
+        scheduler: LRSchedulerFactory | None = None,
+        scheduler_interval: str = "epoch",
+        groups: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(optimizer, minibatches, scheduler, scheduler_interval, groups)
+        _require(lr > 0, f"lr must lie in (0, inf), got {lr}")
+        _require(std > 0, f"std must lie in (0, inf), got {std}")
+        _require(rescale_by >= 1, f"rescale_by must be at least 1, got {rescale_by}")
+        for name, value, kinds in (
+            ("estimator", estimator, get_args(Estimator)),
+            ("rescale", rescale, get_args(Rescale)),
+        ):
+            known = ", ".join(kinds)
+            _require(value in kinds, f"{name} must be one of {known}, got {value!r}")
+        self.rule = rule()
+        self.problem = FlatProblem(problem())
+        self.lr, self.estimator = lr, estimator
+        self.truncation: dict[str, Any] = {
+            "score_last": score_last,
+            "second_order": second_order,
+            "recompute": recompute,
+        }
+        self.evolution: dict[str, Any] = {
+            "std": std,
+            "worst": worst,
+            "inclusive": inclusive,
+        }
+        self.scales = rescaling(
+            rescale, self.problem.layout, 1 / rescale_by, rescale_by
+        )
+        self.seed = seed
+        self._runs: Runs | Evolution | None = None  # where the last window ended
+        self._next: Runs | Evolution | None = None  # where the present one does
+        self._evaluated: Runs | None = None
+        self.curves = LossCurves()
+
+    @property
+    def like(self) -> Tensor:
+        """A weight of the rule, whose device and dtype the runs have."""
+        return next(self.rule.parameters())
+
+    def batch_size(self, batch: Window) -> int:
+        """Return the number of runs."""
+        return batch.step.shape[1]
+
+    def part(self, batch: Any, index: int) -> Any:
+        """Return the batch: a window is not cut."""
+        return batch
+
+    def loss(self, batch: Window) -> Tensor:
+        """Return the mean loss of a window; its gradient is the estimator's."""
+        if self._evaluation == 0:  # later ones may be at other weights
+            self._continue()
+        losses, gradients, after = self._estimate(batch)
+        if self._evaluation == 0:
+            self._next = after
+        finite = torch.isfinite(losses).all(0)  # the others count for nothing
+        value = losses[:, finite].mean() if finite.any() else losses.mean()
+        weights = [w for w in self.rule.parameters() if w.requires_grad]
+        return _WithGradients.apply(value, gradients, *weights)  # type: ignore[no-any-return]
+
+    def _estimate(
+        self, window: Window
+    ) -> tuple[Tensor, list[Tensor], Runs | Evolution]:
+        where = (self.rule, self.problem, window)
+        how = (self.lr, self.like)
+        before = self._runs
+        if self.estimator == "tbptt":
+            assert not isinstance(before, Evolution)
+            found = truncated_gradient(
+                *where, before, *how, scales=self.scales, **self.truncation
+            )
+            return found.losses, found.gradients, found.runs
+        assert not isinstance(before, Runs)
+        evolved = evolution_gradient(
+            self.estimator,
+            *where,
+            before,
+            *how,
+            self._noise(window),
+            scales=self.scales,
+            **self.evolution,
+        )
+        return evolved.losses, evolved.gradients, evolved.after
+
+    def _noise(self, window: Window) -> Tensor:
+        """Return standard normal numbers (B, P), a function of runs and steps."""
+        P = sum(w.numel() for w in self.rule.parameters() if w.requires_grad)
+        rows = []
+        for run, step in zip(window.seed[0], window.step[0], strict=True):
+            draws = generator(self.seed, _NOISE_STREAM, int(run), int(step))
+            rows.append(torch.randn(P, generator=draws))
+        return torch.stack(rows)
+
+    def _continue(self) -> None:
+        """Start where the last window ended."""
+        if self._next is not None:
+            self._runs, self._next = self._next, None
+
+    # -- evaluation ----------------------------------------------------------------
+
+    def validation_step(self, batch: Window, batch_idx: int) -> None:
+        """Let the runs of a validation go on."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Window, batch_idx: int) -> None:
+        """Let the runs of a test go on."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget earlier runs."""
+        self._evaluated, self.curves = None, LossCurves()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget earlier runs."""
+        self._evaluated, self.curves = None, LossCurves()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what became of the runs."""
+        self._log_summary("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log what became of the runs."""
+        self._log_summary("test")
+
+    def _evaluate(self, window: Window) -> None:
+        losses = []
+        with torch.no_grad():
+            for found, runs in unroll(
+                self.rule, self.problem, window, self._evaluated, self.lr, self.like
+            ):
+                losses.append(found)
+                self._evaluated = runs
+        self.curves.add(window, torch.stack(losses))
+
+    def _log_summary(self, stage: str) -> None:
+        shown = ("loss", "final")
+        for name, value in summary(self.curves.table()).items():
+            self.log(f"{stage}/{name}", float(value), prog_bar=name in shown)
+
+    # -- checkpoints ---------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the rule, for `Learned`, and where the runs of all processes are."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[KEY] = packed(self.rule, self.lr)
+        # the callbacks that save run before the next batch begins
+        here: list[Any] = [_plain(self._runs if self._next is None else self._next)]
+        if distributed.is_available() and distributed.is_initialized():
+            here = [None] * distributed.get_world_size()
+            distributed.all_gather_object(here, _plain(self._next or self._runs))
+        checkpoint["runs"] = here
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the runs go on where they were."""
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint.get("runs") or [None]
+        rank = self.trainer.global_rank if self._trainer is not None else 0
+        world_size = self.trainer.world_size if self._trainer is not None else 1
+        if len(saved) != world_size:
+            raise UserError(
+                f"the checkpoint is of {len(saved)} processes, this run has "
+                f"{world_size}: set trainer.devices={len(saved)}"
+            )
+        self._runs, self._next = _restored(saved[rank], self.like.device), None
+
+
+class _WithGradients(torch.autograd.Function):
+    """A value whose gradient is known already."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, value: Tensor, gradients: list[Tensor], *weights: Tensor
+    ) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:  # noqa: D102
+        return None, None, *(outputs[0] * gradient for gradient in ctx.gradients)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _plain(runs: Runs | Evolution | None) -> dict[str, Any] | None:
+    """Return runs as plain data on the CPU."""
+    if runs is None:
+        return None
+    noise = None
+    if isinstance(runs, Evolution):
+        runs, noise = runs
+    parts = runs.tensors() | {"noise": noise}
+    return {
+        name: {key: h.cpu() for key, h in part.items()}
+        if isinstance(part, dict)
+        else (None if part is None else part.cpu())
+        for name, part in parts.items()
+    }
+
+
+def _restored(
+    saved: dict[str, Any] | None, device: torch.device
+) -> Runs | Evolution | None:
+    if saved is None:
+        return None
+    state = {name: h.to(device) for name, h in saved["state"].items()}
+    scale = None if saved["scale"] is None else saved["scale"].to(device)
+    runs = Runs(saved["x"].to(device), state, scale)
+    if saved["noise"] is None:
+        return runs
+    return Evolution(runs, saved["noise"].to(device))
