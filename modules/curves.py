@@ -62,7 +62,8 @@ def summary(table: Tensor) -> dict[str, float]:
     finite = torch.isfinite(final)
     error = final.std().item() / R**0.5 if R > 1 else float("nan")
     whole = torch.nan_to_num(final, torch.inf)
-    quantiles = np.quantile(whole.numpy(), _QUANTILES)
+    # of the runs themselves: infinite ones cannot be interpolated
+    quantiles = np.quantile(whole.numpy(), _QUANTILES, method="nearest")
     return {
         "loss": table.mean().item(),
         "final": final.mean().item(),

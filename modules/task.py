@@ -285,7 +285,9 @@ class Task(LightningModule):
         checkpoint["epoch_loss"] = (float(self._epoch_loss), self._epoch_samples)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting and summing."""
+        """Go on counting and summing; take double precision before, not after."""
+        if self._trainer is not None and self.trainer.precision == "64-true":
+            self.double()  # Lightning would do so after the checkpoint was rounded
         self.evaluations = checkpoint.get("evaluations", 0)
         self.samples = checkpoint.get("samples", 0)
         self._epoch_loss, self._epoch_samples = checkpoint.get("epoch_loss", (0.0, 0))

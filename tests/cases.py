@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_ecd.optimizers import REGISTRY, Descent
 from tests.case import Case, Settings, outside
+from tests.cases_learned import LEARNED
 from tests.cases_local_entropy import LOCAL_ENTROPY
 from tests.cases_random_bases import RANDOM_BASES
 
@@ -183,6 +184,7 @@ CASES: dict[str, Case] = {
     ),
     **LOCAL_ENTROPY,
     **RANDOM_BASES,
+    **LEARNED,
 }
 
 

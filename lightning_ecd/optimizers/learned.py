@@ -1,6 +1,7 @@
 """A trained update rule as an ordinary optimizer."""
 
 import zlib
+from copy import deepcopy
 from typing import Annotated, Any
 
 import torch
@@ -68,7 +69,7 @@ class Learned(Descent):
             lr = trained_lr if lr is None else lr
         if lr is None:
             raise ValueError("lr must be given with a rule that no checkpoint brings")
-        self.rule = rule.requires_grad_(False)
+        self.rule = deepcopy(rule).requires_grad_(False)
         self._fingerprint = _fingerprint(rule)
         super().__init__(
             params,

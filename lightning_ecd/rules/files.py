@@ -97,7 +97,8 @@ def read_rule(file: str | Path, rule: UpdateRule | None = None) -> TrainedRule:
                 f"checkpoint: {path} is of {record['rule']}, which is none of "
                 f"{', '.join(RULES)}: give the rule too"
             )
-        rule = RULES[record["rule"]](**record["settings"])
+        with torch.random.fork_rng(devices=[]):  # the weights it draws are not kept
+            rule = RULES[record["rule"]](**record["settings"])
     elif type(rule).__name__ != record["rule"]:
         raise UserError(
             f"checkpoint: {path} is of {record['rule']}, the rule is a "
