@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_ecd.flat import Layout
+from lightning_ecd.flat import Layout, on_host
 from lightning_ecd.rules.features import log_and_sign
 from lightning_ecd.rules.rule import Context, State, UpdateRule
 
 Integrator = Literal["discrete_gradient", "semi_implicit"]
 
-#: Newton steps, each kept within a bracket of the root that at least halves.
-_NEWTON = 10
+#: The most Newton steps, each kept within a bracket of the root: on the CPU, which
+#: stops when all coordinates have settled (after 3 or 4), and where asking would wait.
+_STEPS, _STEPS_ELSEWHERE = 40, 12
 
 
 class Coefficients(NamedTuple):
@@ -192,15 +193,28 @@ def _root(of: Coefficients, q: Tensor, free: Tensor, kappa: Tensor) -> Tensor:
     """Return the root x of x - free + kappa dV(q, x): it lies between -q and free."""
     free = free.broadcast_to(torch.broadcast_shapes(free.shape, q.shape))
     low, high = torch.minimum(-q, free), torch.maximum(-q, free)
-    x = (low + high) / 2
-    for _ in range(_NEWTON):
+    slope = _quotient(of, q, -q)[1]
+    x = torch.clamp((free - kappa * slope * q) / (1 + kappa * slope), low, high)
+    for _ in range(_STEPS if on_host(q) else _STEPS_ELSEWHERE):
         quotient, slope = _quotient(of, q, x)
         residual = x - free + kappa * quotient
+        step = residual / (1 + kappa * slope)
+        if on_host(q) and _settled(step, x):
+            break
         low = torch.where(residual < 0, x, low)
         high = torch.where(residual > 0, x, high)
-        x = x - residual / (1 + kappa * slope)
+        x = x - step
         x = torch.where((x < low) | (x > high), (low + high) / 2, x)
     return x
+
+
+def _settled(step: Tensor, x: Tensor) -> bool:
+    """Return whether no step reaches further than rounding does."""
+    size = 8 * torch.finfo(x.dtype).eps * (x.abs() + 1e-30)
+    try:
+        return bool((step.abs() <= size).all())
+    except RuntimeError:  # within vmap there are no numbers to ask
+        return False
 
 
 def _quotient(of: Coefficients, q: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,9 @@ from tests.cli.conftest import EXPERIMENT, ROOT, SHORT
 
 CONFIGS = ROOT / "configs"
 #: Data modules that read nothing, and the folders of those that are named otherwise.
-WITHOUT_FILES = {"Digits", "Steps", "Collocation", "Gaussians"}
+WITHOUT_FILES = {"Digits", "Steps", "Collocation", "Gaussians", "Quadratics"}
 FOLDERS = {
+    "ImageStreams": "MNIST",
     "CIFAR10": "cifar-10-batches-py",
     "CIFAR100": "cifar-100-python",
     "TinyImageNet": "tiny-imagenet-200",
