@@ -12,7 +12,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import bases, curvature, exploration, laplacian, loops, steps
+from tests.benchmarks import (
+    bases,
+    curvature,
+    exploration,
+    laplacian,
+    loops,
+    meta,
+    steps,
+)
 
 
 def main() -> None:
@@ -32,6 +40,10 @@ def main() -> None:
             label = f"EntropySGD noise={noise:g} / {exploration.BASE}, per evaluation, "
             rows.append((label + network, ratio, f"<= {most}" if most else "", met))
     rows += list(random_bases())
+    for label, meta_case in meta.CASES.items():
+        ratio, least = meta.speedup(label), meta_case.bar
+        text = f"one problem at a time / ours, inner step of meta-training, {label}"
+        rows.append((text, ratio, f">= {least:g}", ratio >= least))
     for name, case in laplacian.CASES.items():
         ratio = laplacian.speedup(name)
         label = f"nested autograd / forward Laplacian, {name}"

@@ -17,6 +17,8 @@ from tune.command import build, read
 FILES = files("search")
 #: What makes the trials tiny: they come last among the arguments, and count.
 TINY = {"study": ["--steps=3"], "experiment": [*SHORT, "--data.batch_size=4"]}
+#: What makes the runs of a window few, where the data are windows.
+FEW = ["--data.runs=2", "--data.val_runs=2", "--data.test_runs=2", "--data.steps=20"]
 #: By experiment, what makes steps of seconds short, stable, and spares whitening.
 TINIER = {
     "entropysgd_mnistconv": ["--data.batch_size=32"],  # stable at lr 1
@@ -39,6 +41,12 @@ def settings(request, tmp_path, monkeypatch):
     pool.open_()  # data are read once
     yield {**found, "backend": "local"}
     pool.close()
+
+
+def data_of(experiment):
+    """Return the file that an experiment takes its data from."""
+    text = Path(experiment).read_text() if experiment else ""
+    return "".join(re.findall(r"^data: (.*)$", text, re.M))
 
 
 @pytest.mark.parametrize("file", FILES, ids=stem)
@@ -72,7 +80,8 @@ def test_published_settings_lie_in_the_space_of_their_search(settings):
 def test_a_random_and_the_published_trial_of_every_optimizer_run(settings, tmp_path):
     kind = "study" if settings["study"] else "experiment"
     own = TINIER.get(Path(settings["experiment"] or "").stem, [])
-    tiny = [*TINY[kind], *own]
+    streams = re.search("streams|quadratics", data_of(settings["experiment"]))
+    tiny = [*SHORT, *FEW] if streams else [*TINY[kind], *own]
     settings["arguments"] = [*(settings["arguments"] or []), *tiny]
     search = build(settings)
     for name, job in search.jobs(search.settings()).items():
