@@ -254,11 +254,12 @@ class MetaTask(Task):
         super().on_save_checkpoint(checkpoint)
         checkpoint[KEY] = packed(self.rule, self.lr)
         # the callbacks that save run before the next batch begins
-        here: list[Any] = [_plain(self._runs if self._next is None else self._next)]
+        runs = _plain(self._runs if self._next is None else self._next)
+        everywhere: list[Any] = [runs]
         if distributed.is_available() and distributed.is_initialized():
-            here = [None] * distributed.get_world_size()
-            distributed.all_gather_object(here, _plain(self._next or self._runs))
-        checkpoint["runs"] = here
+            everywhere = [None] * distributed.get_world_size()
+            distributed.all_gather_object(everywhere, runs)
+        checkpoint["runs"] = everywhere
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the runs go on where they were."""

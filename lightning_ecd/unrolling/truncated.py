@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lightning_ecd.errors import UserError
 from lightning_ecd.rules import UpdateRule
 from lightning_ecd.unrolling.problem import FlatProblem, Window
 from lightning_ecd.unrolling.runs import Runs, Scales, begun, updates
@@ -75,6 +76,9 @@ def truncated_gradient(
     Returns:
         Losses, gradients of their mean over runs and steps, the runs after the window.
 
+    Raises:
+        UserError: If a run begins within the window.
+
     Reference:
         The objective: M. Andrychowicz et al., arXiv 1606.04474, with all
         :math:`w_t = 1`.
@@ -99,7 +103,7 @@ def truncated_gradient(
 
     for t, numbers in enumerate(window.step):
         if t and (numbers == 0).any():
-            raise ValueError(
+            raise UserError(
                 "runs begin within a window: let data.stagger be false, or "
                 "model.estimator be es, pes or nres"
             )

@@ -282,11 +282,21 @@ def test_files_are_written_when_they_are_due(tmp_path):
     assert [p.name for p in (tmp_path / "files").iterdir()] == ["last.ckpt"]
 
 
-@pytest.mark.parametrize(("mode", "best"), [("min", 1), ("max", 2)])
-def test_best_is_the_best_by_its_mode(mode, best, tmp_path):
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("mode", "best", "scores"),
+    [
+        ("min", 1, [5.0, 3.0, 9.0, 4.0]),
+        ("max", 2, [5.0, 3.0, 9.0, 4.0]),
+        ("min", 3, [NAN, 5.0, NAN, 4.0]),
+        ("max", 1, [NAN, 5.0, NAN, 4.0]),
+    ],
+)
+def test_best_is_the_best_number_by_its_mode(mode, best, scores, tmp_path):
     class Scored(Regression):
         def validation_step(self, batch, batch_idx):
-            scores = [5.0, 3.0, 9.0, 4.0]
             self.log("score", scores[self.current_epoch], batch_size=1)
 
     files = Checkpoints(str(tmp_path), every_n_steps=0, monitor="score", mode=mode)

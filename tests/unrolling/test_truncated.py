@@ -6,6 +6,7 @@ import torch
 from torch.func import functional_call
 
 from datamodules import Quadratics
+from lightning_ecd.errors import UserError
 from lightning_ecd.flat import Layout
 from lightning_ecd.rules import RULES, Context
 from lightning_ecd.unrolling import FlatProblem, Problem, Window, truncated_gradient
@@ -267,7 +268,7 @@ def test_a_run_that_begins_within_a_window_is_refused():
     part = windows(2, 4, 4)[0][0]
     step = part.step.copy()
     step[2, 1] = 0
-    with pytest.raises(ValueError, match="data.stagger"):
+    with pytest.raises(UserError, match="data.stagger"):
         truncated_gradient(
             rule, problem, part._replace(step=step), None, LR, torch.zeros(1).double()
         )
