@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.images import DEFAULT_FOLDER, MNIST, Digits, FashionMNIST, Images
 from datamodules.memory import Loader, at_least_one, one_of
+from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator, mixed
 from lightning_ecd.unrolling import Window
 
@@ -33,7 +34,8 @@ class Streams(pl.LightningDataModule):
     the mini-batch of a step is.
 
     Args:
-        runs: Runs side by side in training, B, on all ranks together.
+        runs: Runs side by side in training, B, on all ranks together; a multiple of
+            their number.
         steps: Of a run.
         window: Steps W in a batch.
         runs_per_epoch: Runs one after the other in an epoch.
@@ -115,7 +117,12 @@ class Streams(pl.LightningDataModule):
             windows = self.runs_per_epoch * -(-self.steps // self.window)
         else:
             windows = self.runs_per_epoch * self._windows(self.steps, self.last)
-        return self._loader(windows, self._training)
+        if self.runs % self._ranks[1]:
+            raise UserError(
+                f"data.runs must be a multiple of the number of processes, "
+                f"{self._ranks[1]}, not {self.runs}"
+            )
+        return WindowLoader(windows, self._training, self.seed, *self._ranks)
 
     def val_dataloader(self) -> "WindowLoader":
         """Return the loader of the runs for validation."""
@@ -141,7 +148,12 @@ class Streams(pl.LightningDataModule):
             starts = number * self.window
             return self._aligned(part, fresh, lanes, starts, self.eval_steps)
 
-        return self._loader(groups * windows, window)
+        if runs // groups < self._ranks[1]:
+            raise UserError(
+                f"data.{part}_runs must be at least the number of processes, "
+                f"{self._ranks[1]}, for each group of data.eval_runs"
+            )
+        return WindowLoader(groups * windows, window, self.seed, *self._ranks)
 
     def _training(self, epoch: int, batch: int, rank: int, world_size: int) -> Window:
         """Return this rank's part of a training batch."""
@@ -216,17 +228,11 @@ class Streams(pl.LightningDataModule):
         batch = self.mini_batches(seed, step, part)
         return Window(batch, step[:-1], seed[:-1], last[:-1])
 
-    def _loader(self, windows: int, window: Callable[..., Window]) -> "WindowLoader":
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """This process and how many there are."""
         trainer = self.trainer
-        rank = 0 if trainer is None else trainer.global_rank
-        world_size = 1 if trainer is None else trainer.world_size
-        fewest = min(self.runs, self.val_runs, self.test_runs, self.eval_runs)
-        if world_size > fewest:
-            raise ValueError(
-                f"runs, val_runs, test_runs and eval_runs must be at least the number "
-                f"of processes, {world_size}"
-            )
-        return WindowLoader(windows, window, self.seed, rank, world_size)
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 class WindowLoader(Loader):
@@ -331,10 +337,10 @@ class ImageStreams(Streams):
             "FashionMNIST": lambda: FashionMNIST(data_dir, val_size=0),
             "Digits": lambda: Digits(val_size=0),
         }[dataset]()
-        self.per_pass = self.images.train_size // 2 // batch_size
         if not 1 <= batch_size <= self.images.train_size // 2:
             most = self.images.train_size // 2
             raise ValueError(f"batch_size must be in [1, {most}], not {batch_size}")
+        self.per_pass = self.images.train_size // 2 // batch_size
         self.batch_size, self.split_seed = batch_size, split_seed
         self._halves: dict[bool, tuple[Tensor, Tensor]] = {}
 

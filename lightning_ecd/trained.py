@@ -11,6 +11,7 @@ from lightning_ecd.errors import UserError
 from lightning_ecd.parser import PROGRAM, Parser, fail, one_line, run_of
 from lightning_ecd.rules import UpdateRule, read_rule, write_rule
 from lightning_ecd.rules.files import SHIPPED
+from lightning_ecd.rules.files import found as found_file
 
 
 def shipped() -> list[str]:
@@ -44,9 +45,11 @@ class Rule:
             _, rule, lr = found[0]
             self.output.parent.mkdir(parents=True, exist_ok=True)
             write_rule(self.output, rule, lr)
-            made_by = run_of(Path(names[0])) / "config.yaml"
-            if made_by.is_file():
-                shutil.copyfile(made_by, self.output.with_suffix(".yaml"))
+            source = found_file(names[0])
+            beside = source.with_suffix(".yaml"), run_of(source) / "config.yaml"
+            made_by = [file for file in beside if file.is_file()]
+            if made_by:
+                shutil.copyfile(made_by[0], self.output.with_suffix(".yaml"))
         return found
 
 

@@ -64,6 +64,8 @@ class Evaluation(LightningModule):
         self.make_optimizer = optimizer
         probe = nn.Parameter(torch.zeros(1))
         first = name or type(optimizer([probe])).__name__
+        if first in (others or {}):
+            raise ValueError(f"others must not have the first one's name, {first!r}")
         self.makers = {first: optimizer, **(others or {})}
         self.title = title
         self.anchor = nn.Parameter(torch.zeros(()))  # device and dtype of the runs

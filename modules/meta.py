@@ -1,8 +1,10 @@
 """The training of an update rule: its weights are what is learned."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, distributed
@@ -66,7 +68,6 @@ class MetaTask(Task):
             for each "tensor", for each "parameter".
         rescale_by: The factors lie between 1 / rescale_by and this, log-uniformly.
         seed: Of the perturbations.
-        minibatches: See `Task`; 1.
         scheduler: See `Task`.
         scheduler_interval: See `Task`.
         groups: See `Task`.
@@ -106,12 +107,11 @@ class MetaTask(Task):
         rescale: Rescale = "none",
         rescale_by: float = 1e3,
         seed: int = 0,
-        minibatches: int | None = None,
         scheduler: LRSchedulerFactory | None = None,
         scheduler_interval: str = "epoch",
         groups: dict[str, dict[str, Any]] | None = None,
     ):
-        super().__init__(optimizer, minibatches, scheduler, scheduler_interval, groups)
+        super().__init__(optimizer, 1, scheduler, scheduler_interval, groups)
         _require(lr > 0, f"lr must lie in (0, inf), got {lr}")
         _require(std > 0, f"std must lie in (0, inf), got {std}")
         _require(rescale_by >= 1, f"rescale_by must be at least 1, got {rescale_by}")
@@ -138,8 +138,10 @@ class MetaTask(Task):
             rescale, self.problem.layout, 1 / rescale_by, rescale_by
         )
         self.seed = seed
-        self._runs: Runs | Evolution | None = None  # where the last window ended
-        self._next: Runs | Evolution | None = None  # where the present one does
+        self._here = _Place()  # where the last window ended
+        self._next: _Place | None = None  # where the present one does
+        self._saved: list[Any] = []  # of a checkpoint, by process
+        self._dropped: Tensor | int = 0
         self._evaluated: Runs | None = None
         self.curves = LossCurves()
 
@@ -152,20 +154,30 @@ class MetaTask(Task):
         """Return the number of runs."""
         return batch.step.shape[1]
 
-    def part(self, batch: Any, index: int) -> Any:
-        """Return the batch: a window is not cut."""
-        return batch
+    def configure_optimizers(self) -> Any:
+        """Refuse an optimizer that evaluates at points of its own."""
+        optimizer = self.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+        if getattr(optimizer, "uses_values", False):
+            raise UserError(
+                f"{type(optimizer).__name__} evaluates the loss at points of its own, "
+                "which meta-training cannot: set model.estimator=es for evolution "
+                "strategies, and another model.optimizer"
+            )
+        return super().configure_optimizers()
 
     def loss(self, batch: Window) -> Tensor:
         """Return the mean loss of a window; its gradient is the estimator's."""
         if self._evaluation == 0:  # later ones may be at other weights
             self._continue()
+            self._here.require(batch)
         losses, gradients, after = self._estimate(batch)
         if self._evaluation == 0:
-            self._next = after
+            self._next = _Place(after, batch.step[-1] + 1, batch.seed[-1])
+            self._next.step[batch.last[-1]] = 0  # type: ignore[index]
         finite = torch.isfinite(losses).all(0)  # the others count for nothing
-        value = losses[:, finite].mean() if finite.any() else losses.mean()
+        total = torch.where(finite, losses.mean(0), 0.0).sum()
         weights = [w for w in self.rule.parameters() if w.requires_grad]
+        value = total / finite.sum()
         return _WithGradients.apply(value, gradients, *weights)  # type: ignore[no-any-return]
 
     def _estimate(
@@ -173,12 +185,13 @@ class MetaTask(Task):
     ) -> tuple[Tensor, list[Tensor], Runs | Evolution]:
         where = (self.rule, self.problem, window)
         how = (self.lr, self.like)
-        before = self._runs
+        before = self._here.runs
         if self.estimator == "tbptt":
             assert not isinstance(before, Evolution)
             found = truncated_gradient(
                 *where, before, *how, scales=self.scales, **self.truncation
             )
+            self._dropped = found.dropped
             return found.losses, found.gradients, found.runs
         assert not isinstance(before, Runs)
         evolved = evolution_gradient(
@@ -192,6 +205,10 @@ class MetaTask(Task):
         )
         return evolved.losses, evolved.gradients, evolved.after
 
+    def _log_epochs(self) -> None:
+        """Log the runs that counted for nothing; windows have no passes over data."""
+        self.log("train/dropped", torch.as_tensor(self._dropped, dtype=torch.float))
+
     def _noise(self, window: Window) -> Tensor:
         """Return standard normal numbers (B, P), a function of runs and steps."""
         P = sum(w.numel() for w in self.rule.parameters() if w.requires_grad)
@@ -204,7 +221,7 @@ class MetaTask(Task):
     def _continue(self) -> None:
         """Start where the last window ended."""
         if self._next is not None:
-            self._runs, self._next = self._next, None
+            self._here, self._next = self._next, None
 
     # -- evaluation ----------------------------------------------------------------
 
@@ -254,25 +271,82 @@ class MetaTask(Task):
         super().on_save_checkpoint(checkpoint)
         checkpoint[KEY] = packed(self.rule, self.lr)
         # the callbacks that save run before the next batch begins
-        runs = _plain(self._runs if self._next is None else self._next)
-        everywhere: list[Any] = [runs]
+        place = (self._next or self._here).plain()
+        everywhere: list[Any] = [place]
         if distributed.is_available() and distributed.is_initialized():
             everywhere = [None] * distributed.get_world_size()
-            distributed.all_gather_object(everywhere, runs)
+            distributed.all_gather_object(everywhere, place)
         checkpoint["runs"] = everywhere
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the runs go on where they were."""
+        """Remember where the runs were."""
         super().on_load_checkpoint(checkpoint)
-        saved = checkpoint.get("runs") or [None]
-        rank = self.trainer.global_rank if self._trainer is not None else 0
-        world_size = self.trainer.world_size if self._trainer is not None else 1
-        if len(saved) != world_size:
+        self._saved = checkpoint.get("runs", [])
+
+    def on_train_start(self) -> None:
+        """Let the runs of a checkpoint go on: the module is on its device now."""
+        saved, self._saved = self._saved, []
+        if not saved:
+            return
+        if len(saved) != self.trainer.world_size:
             raise UserError(
                 f"the checkpoint is of {len(saved)} processes, this run has "
-                f"{world_size}: set trainer.devices={len(saved)}"
+                f"{self.trainer.world_size}: set trainer.devices={len(saved)}"
             )
-        self._runs, self._next = _restored(saved[rank], self.like.device), None
+        self._here, self._next = (
+            _Place.restored(saved[self.global_rank], self.like),
+            None,
+        )
+
+
+@dataclass
+class _Place:
+    """Where runs are between two windows.
+
+    Attributes:
+        runs: Their parameters and states; None: nowhere yet.
+        step: Numbers of the next steps within the runs, shape (B,).
+        seed: Of the runs, shape (B,).
+    """
+
+    runs: Runs | Evolution | None = None
+    step: np.ndarray | None = None
+    seed: np.ndarray | None = None
+
+    def require(self, window: Window) -> None:
+        """Raise unless a window goes on where the last one ended, or begins."""
+        first = window.step[0]
+        known = np.zeros_like(first, dtype=bool)
+        if self.step is not None and len(self.step) == len(first):
+            known = (self.step == first) & (self.seed == window.seed[0])
+        if not (known | (first == 0)).all():
+            raise UserError(
+                "a window is in the middle of runs that training has not begun: with "
+                "data.stagger leave trainer.limit_train_batches at 1.0, and resume "
+                "with the same data settings"
+            )
+
+    def plain(self) -> dict[str, Any]:
+        """Return the place as plain data on the CPU."""
+        runs, noise = self.runs, None
+        if isinstance(runs, Evolution):
+            runs, noise = runs
+        return {
+            "step": None if self.step is None else torch.from_numpy(self.step),
+            "seed": None if self.seed is None else torch.from_numpy(self.seed.copy()),
+            "noise": None if noise is None else noise.cpu(),
+            "runs": None if runs is None else runs.to(torch.device("cpu")).tensors(),
+        }
+
+    @classmethod
+    def restored(cls, saved: dict[str, Any], like: Tensor) -> "_Place":
+        """Return what `plain` returned, on the device of `like`."""
+        if saved["runs"] is None:
+            return cls()
+        runs: Runs | Evolution = Runs(**saved["runs"]).to(like.device)
+        if saved["noise"] is not None:
+            runs = Evolution(runs, saved["noise"].to(like.device))  # type: ignore[arg-type]
+        return cls(runs, saved["step"].numpy(), saved["seed"].numpy())
 
 
 class _WithGradients(torch.autograd.Function):
@@ -293,32 +367,3 @@ class _WithGradients(torch.autograd.Function):
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
-
-
-def _plain(runs: Runs | Evolution | None) -> dict[str, Any] | None:
-    """Return runs as plain data on the CPU."""
-    if runs is None:
-        return None
-    noise = None
-    if isinstance(runs, Evolution):
-        runs, noise = runs
-    parts = runs.tensors() | {"noise": noise}
-    return {
-        name: {key: h.cpu() for key, h in part.items()}
-        if isinstance(part, dict)
-        else (None if part is None else part.cpu())
-        for name, part in parts.items()
-    }
-
-
-def _restored(
-    saved: dict[str, Any] | None, device: torch.device
-) -> Runs | Evolution | None:
-    if saved is None:
-        return None
-    state = {name: h.to(device) for name, h in saved["state"].items()}
-    scale = None if saved["scale"] is None else saved["scale"].to(device)
-    runs = Runs(saved["x"].to(device), state, scale)
-    if saved["noise"] is None:
-        return runs
-    return Evolution(runs, saved["noise"].to(device))

@@ -150,6 +150,7 @@ class Task(LightningModule):
                 self._values = Values(self, inner)
             more["value"] = self._values
         loss = optimizer.step(closure=closure, **more)
+        self._evaluation = 0  # Lightning evaluates micro-batches without a step
         self.batch = None  # else it would stay in memory beside the next
         if loss is None:  # a gradient scaler hands back nothing
             loss = self._mean_loss()
@@ -182,6 +183,10 @@ class Task(LightningModule):
             )
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/evaluations", float(self.evaluations))
+        self._log_epochs()
+
+    def _log_epochs(self) -> None:
+        """Log the samples seen, in passes over the training set."""
         loader: Any = self.trainer.train_dataloader
         data = getattr(loader, "indices", getattr(loader, "dataset", None))
         if isinstance(data, Sized) and len(data):

@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_ecd.rules import HNNRule, PortHamiltonianRule
+from lightning_ecd.rules import HNNRule, PortHamiltonianRule, SmallFCRule
 from tests.case import Case, outside
 
 
@@ -21,6 +21,19 @@ def descending():
     return rule
 
 
+def signs():
+    """Return a rule on Adafactor's features whose update is the normalised -g."""
+    rule = SmallFCRule(hidden=4, step_mult=1.0)
+    network = rule.network
+    with torch.no_grad():
+        for w in rule.parameters():
+            w.zero_()
+        network["input"].weight[0, 0], network["input"].weight[1, 0] = 1.0, -1.0
+        network["linear_0"].weight[:] = torch.eye(4)
+        network["output"].weight[0, 0], network["output"].weight[0, 1] = 1.0, -1.0
+    return rule
+
+
 LEARNED = {
     "Learned": Case(
         {
@@ -28,6 +41,7 @@ LEARNED = {
             "shipped": {"checkpoint": "phnn_quadratics", "lr": 0.005},
             "lstm": {"checkpoint": "lstm_quadratics", "lr": 0.3},
             "hnn": {"rule": descending(), "lr": 0.03},
+            "small_fc": {"rule": signs(), "lr": 0.005},
             "decay": {
                 "rule": passive(modes=1, integrator="semi_implicit"),
                 "lr": 0.005,

@@ -54,7 +54,7 @@ class Learned(Descent):
         rows=True,
     )
     bounds = {"lr": "(0, inf)", "weight_decay": "[0, inf)"}
-    shared = ("state_size",)
+    shared = ("state_size", "fingerprint")
 
     def __init__(
         self,
@@ -70,11 +70,9 @@ class Learned(Descent):
         if lr is None:
             raise ValueError("lr must be given with a rule that no checkpoint brings")
         self.rule = deepcopy(rule).requires_grad_(False)
-        self._fingerprint = _fingerprint(rule)
-        super().__init__(
-            params,
-            {"lr": lr, "weight_decay": weight_decay, "state_size": rule.state_size},
-        )
+        settings = {"lr": lr, "weight_decay": weight_decay}
+        known = {"state_size": rule.state_size, "fingerprint": _fingerprint(rule)}
+        super().__init__(params, settings | known)
 
     def update(self, loss: Number, evaluate: Evaluate) -> None:
         """Ask the rule, go where it says."""
@@ -108,9 +106,8 @@ class Learned(Descent):
 
     def _state(self) -> State:
         """Return what the rule remembers."""
-        if "rule" not in self.system:  # the first step
+        if not self.system["steps"]:
             like = self._rows(self.x).to(self._dtype)
-            self.system["rule"] = self._fingerprint
             state = self.rule.initial(like, self._layout)
             self._keep(state)
             return state
@@ -159,8 +156,8 @@ class Learned(Descent):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, if it is of this rule."""
         groups = state_dict["param_groups"]
-        theirs = groups[0].get("system", {}).get("rule") if groups else None
-        if theirs not in (None, self._fingerprint):
+        theirs = groups[0].get("fingerprint") if groups else None
+        if theirs not in (None, self.defaults["fingerprint"]):
             raise ValueError(
                 "the state is of a rule with other weights: give the checkpoint that "
                 "the run began with"
@@ -168,10 +165,7 @@ class Learned(Descent):
         super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {
-            "rule": self.rule,
-            "_fingerprint": self._fingerprint,
-        }
+        return super().__getstate__() | {"rule": self.rule}
 
 
 def _fingerprint(rule: UpdateRule) -> int:

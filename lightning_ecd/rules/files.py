@@ -2,6 +2,8 @@
 
 import pickle
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,8 +72,8 @@ def read_rule(file: str | Path, rule: UpdateRule | None = None) -> TrainedRule:
     Args:
         file: A file of `write_rule`, a checkpoint of `modules.MetaTask`, or the name
             of a rule that comes with the project, such as "lstm_quadratics".
-        rule: Takes the weights; needed for classes outside this project, which a
-            file's word is not enough to import.
+        rule: Its copy takes the weights; needed for classes outside this project,
+            which a file's word is not enough to import.
 
     Returns:
         The rule and its rate.
@@ -79,7 +81,7 @@ def read_rule(file: str | Path, rule: UpdateRule | None = None) -> TrainedRule:
     Raises:
         UserError: If the file is missing, unreadable, or of another rule.
     """
-    path = _found(str(file))
+    path = found(str(file))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as e:
@@ -97,22 +99,30 @@ def read_rule(file: str | Path, rule: UpdateRule | None = None) -> TrainedRule:
                 f"checkpoint: {path} is of {record['rule']}, which is none of "
                 f"{', '.join(RULES)}: give the rule too"
             )
-        with torch.random.fork_rng(devices=[]):  # the weights it draws are not kept
-            rule = RULES[record["rule"]](**record["settings"])
-    elif type(rule).__name__ != record["rule"]:
+        make: Any = partial(RULES[record["rule"]], **record["settings"])
+    elif type(rule).__name__ != record["rule"] or (rule.settings != record["settings"]):
         raise UserError(
-            f"checkpoint: {path} is of {record['rule']}, the rule is a "
-            f"{type(rule).__name__}"
+            f"checkpoint: {path} is of {record['rule']} with {record['settings']}, "
+            f"the rule is a {type(rule).__name__} with {rule.settings}"
         )
+    else:
+        make = partial(deepcopy, rule)
     try:
+        with torch.random.fork_rng(devices=[]):  # the weights it draws are not kept
+            rule = make()
         rule.load_state_dict(record["weights"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"checkpoint: {path} does not fit: {reason}") from error
     return TrainedRule(rule, record["lr"])
 
 
-def _found(name: str) -> Path:
+def found(name: str) -> Path:
+    """Return the file of a path or of the name of a rule that comes along.
+
+    Raises:
+        UserError: If there is none.
+    """
     path = Path(name).expanduser()
     shipped = SHIPPED / f"{name}.pt"
     if path.is_file():

@@ -14,7 +14,7 @@ Integrator = Literal["discrete_gradient", "semi_implicit"]
 
 #: The most Newton steps, each kept within a bracket of the root: on the CPU, which
 #: stops when all coordinates have settled (after 3 or 4), and where asking would wait.
-_STEPS, _STEPS_ELSEWHERE = 40, 12
+_STEPS, _STEPS_ELSEWHERE = 60, 20
 
 
 class Coefficients(NamedTuple):
@@ -195,6 +195,7 @@ def _root(of: Coefficients, q: Tensor, free: Tensor, kappa: Tensor) -> Tensor:
     low, high = torch.minimum(-q, free), torch.maximum(-q, free)
     slope = _quotient(of, q, -q)[1]
     x = torch.clamp((free - kappa * slope * q) / (1 + kappa * slope), low, high)
+    moved = high - low
     for _ in range(_STEPS if on_host(q) else _STEPS_ELSEWHERE):
         quotient, slope = _quotient(of, q, x)
         residual = x - free + kappa * quotient
@@ -203,8 +204,11 @@ def _root(of: Coefficients, q: Tensor, free: Tensor, kappa: Tensor) -> Tensor:
             break
         low = torch.where(residual < 0, x, low)
         high = torch.where(residual > 0, x, high)
-        x = x - step
-        x = torch.where((x < low) | (x > high), (low + high) / 2, x)
+        # Newton's step if it is half the last one at most, else half the bracket
+        new, middle = x - step, (low + high) / 2
+        bisect = (new < low) | (new > high) | (2 * step.abs() > moved)
+        new = torch.where(bisect, middle, new)
+        x, moved = new, (new - x).abs()
     return x
 
 

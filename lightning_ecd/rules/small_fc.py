@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,10 @@ class SmallFCRule(UpdateRule):
                 "output": _linear(hidden, 2),
             }
         )
+        # buffers, on the device once; in double precision whatever the weights are
+        for name, numbers in {"scales": _SCALES, **DECAYS}.items():
+            exact = torch.tensor(numbers, dtype=torch.float64)
+            self.register_buffer(f"of_{name}", exact, persistent=False)
         self.decays = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(len(b))) for name, b in DECAYS.items()}
         )
@@ -84,7 +89,7 @@ class SmallFCRule(UpdateRule):
         self, grad: Tensor, state: State, context: Context
     ) -> tuple[Tensor, State]:
         layout, g = context.layout, grad
-        beta = {name: self._decay(name, grad) for name in DECAYS}
+        beta = {name: self._decay(name) for name in DECAYS}
         m = state["m"].lerp(g.unsqueeze(-1), 1 - beta["m"])
         v = state["v"].lerp(g * g, 1 - beta["v"])
         # In front, as further leading dimensions: the numbers of a coordinate.
@@ -114,17 +119,19 @@ class SmallFCRule(UpdateRule):
 
     def _update(self, features: Tensor, step: Tensor) -> Tensor:
         """Return the update (..., n) for features (..., n, 28)."""
-        scales = features.new_tensor(_SCALES)
-        time = torch.tanh(step.to(features).unsqueeze(-1) / scales - 1).unsqueeze(-2)
+        scales: Any = self.of_scales
+        time = step.to(features).unsqueeze(-1) / scales.to(features)
+        time = torch.tanh(time - 1).unsqueeze(-2)
         time = time.expand(*features.shape[:-1], len(_SCALES))
         z = self.network["input"](torch.cat([features, time], -1))
         z = self.network["linear_0"](F.relu(z))
         direction, magnitude = self.network["output"](F.relu(z)).unbind(-1)
         return -self.step_mult * direction * torch.exp(0.001 * magnitude)
 
-    def _decay(self, name: str, like: Tensor) -> Tensor:
-        base = like.new_tensor(DECAYS[name])
-        beta = 1 - (1 - base) * torch.exp(10 * self.decays[name])
+    def _decay(self, name: str) -> Tensor:
+        base: Any = getattr(self, f"of_{name}")
+        delta = self.decays[name]
+        beta = 1 - (1 - base.to(delta)) * torch.exp(10 * delta)
         return beta.clamp(0, 1)
 
 

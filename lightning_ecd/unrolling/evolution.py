@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_ecd.errors import UserError
 from lightning_ecd.rules import UpdateRule
 from lightning_ecd.unrolling.problem import FlatProblem, Window
 from lightning_ecd.unrolling.runs import Runs, Scales, unroll
@@ -66,14 +67,14 @@ def evolution_gradient(
     twins begin the window where the first is: cheap, blind to what a weight does
     beyond it. pes: the twins part for good, and :math:`\xi` is the sum of all noise
     that a run has met, the window's alone after a run's end: unbiased. nres: one noise
-    for the whole run, drawn anew at the first window after the last run's end.
+    for the whole run.
 
     Args:
         estimate: "es", "pes" or "nres".
         rule: The rule.
         problem: What it descends on.
-        window: The steps; runs may begin anywhere in it (with nres they begin with the
-            former run's noise, which is exact only in runs of whole windows).
+        window: The steps; runs may begin anywhere in it, but for nres only at its
+            beginning.
         before: As the last window returned it; None: all begin.
         lr: Factor of the updates.
         like: Device and dtype of the parameters.
@@ -84,16 +85,27 @@ def evolution_gradient(
             for the window's noise alone, a slight bias.
         scales: See `begin`.
 
+    Raises:
+        UserError: If a run ends within a window of nres.
+
     Reference:
         P. Vicol, L. Metz, J. Sohl-Dickstein, "Unbiased gradient estimation in unrolled
         computation graphs with persistent evolution strategies", ICML 2021;
         O. Li et al., "Noise-reuse in online evolution strategies", arXiv 2304.12180.
     """
     B = window.step.shape[1]
+    if estimate == "nres" and window.last[:-1].any():
+        raise UserError(
+            "nres needs runs of whole windows, whose noise stays: let data.stagger be "
+            "false, or model.estimator be pes"
+        )
     names = [name for name, w in rule.named_parameters() if w.requires_grad]
     weights = [w.detach() for w in rule.parameters() if w.requires_grad]
     fresh = noise.to(weights[0]) * std
     former = torch.zeros_like(fresh) if before is None else before.noise
+    if not inclusive:  # as in the released code the last window's noise stays
+        begun = torch.from_numpy(window.step[0] == 0).to(fresh.device)
+        former = torch.where(begun.unsqueeze(1), 0.0, former)
     used = fresh
     if estimate == "nres":
         used = torch.where(former.any(1, keepdim=True), former, fresh)

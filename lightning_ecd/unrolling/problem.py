@@ -89,13 +89,18 @@ class FlatProblem:
 
     def losses(self, x: Tensor, batch: Any, scale: Tensor | None = None) -> Tensor:
         """Return the losses (B,) at x (B, n)."""
-        return vmap(self.loss, in_dims=_dimensions(scale))(x, batch, scale)
+        one = vmap(self.loss, in_dims=_dimensions(scale), randomness="different")
+        return one(x, batch, scale)
 
     def losses_and_gradients(
         self, x: Tensor, batch: Any, scale: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return losses (B,) and gradients (B, n) at x (B, n)."""
-        both = vmap(grad_and_value(self.loss), in_dims=_dimensions(scale))
+        both = vmap(
+            grad_and_value(self.loss),
+            in_dims=_dimensions(scale),
+            randomness="different",  # of dropout
+        )
         gradients, losses = both(x, batch, scale)
         return losses, gradients
 

@@ -44,6 +44,12 @@ class Runs:
         state = {name: h[chosen] for name, h in self.state.items()}
         return Runs(self.x[chosen], state, scale)
 
+    def to(self, device: torch.device) -> "Runs":
+        """Return the runs on a device."""
+        scale = None if self.scale is None else self.scale.to(device)
+        state = {name: h.to(device) for name, h in self.state.items()}
+        return Runs(self.x.to(device), state, scale)
+
     def tensors(self) -> dict[str, Any]:
         """Return the runs as plain data, for a checkpoint."""
         return {"x": self.x, "state": dict(self.state), "scale": self.scale}
@@ -122,7 +128,7 @@ def updates(
     runs: Runs,
     gradients: Tensor,
     losses: Tensor,
-    steps: np.ndarray,
+    steps: Tensor,
     weights: Weights | None = None,
 ) -> tuple[Tensor, State]:
     """Return updates (B, n) and next states of a rule.
@@ -136,16 +142,15 @@ def updates(
         steps: Numbers of the steps, shape (B,).
         weights: A set for every run in place of the rule's own.
     """
-    numbers = torch.from_numpy(np.array(steps)).to(losses)
     if weights is None:
-        context = Context(runs.x, losses, numbers, problem.layout)
+        context = Context(runs.x, losses, steps, problem.layout)
         return rule(gradients, runs.state, context)
 
     def one(weights: Weights, g: Tensor, h: State, x: Tensor, f: Tensor, t: Tensor):  # type: ignore[no-untyped-def]
         context = Context(x, f, t, problem.layout)
         return functional_call(rule, weights, (g, h, context))
 
-    return vmap(one)(weights, gradients, runs.state, runs.x, losses, numbers)
+    return vmap(one)(weights, gradients, runs.state, runs.x, losses, steps)
 
 
 def unroll(
@@ -173,16 +178,21 @@ def unroll(
         weights: See `updates`.
         copies: See `begun`.
     """
-    for t, steps in enumerate(window.step):
+    steps = step_numbers(window, like, copies)
+    for t in range(len(steps)):
         batch = window.batch_of(t)
         if copies > 1:
             batch = repeated(batch, copies)
         runs = begun(runs, rule, problem, window, t, like, scales, copies)
         losses, g = problem.losses_and_gradients(runs.x, batch, runs.scale)
-        steps = np.tile(steps, copies)
-        u, state = updates(rule, problem, runs, g, losses, steps, weights)
+        u, state = updates(rule, problem, runs, g, losses, steps[t], weights)
         runs = Runs(runs.x + lr * u, state, runs.scale).detached()
         yield losses.detach(), runs
+
+
+def step_numbers(window: Window, like: Tensor, copies: int = 1) -> Tensor:
+    """Return a window's step numbers (W, copies B), typed as `like`, moved once."""
+    return torch.from_numpy(np.tile(window.step, (1, copies))).to(like)
 
 
 def repeated(batch: Any, copies: int) -> Any:

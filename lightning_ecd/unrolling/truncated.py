@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_ecd.errors import UserError
 from lightning_ecd.rules import UpdateRule
 from lightning_ecd.unrolling.problem import FlatProblem, Window
-from lightning_ecd.unrolling.runs import Runs, Scales, begun, updates
+from lightning_ecd.unrolling.runs import Runs, Scales, begun, step_numbers, updates
 
 #: Larger gradients drop a run: they would overflow within the rule.
 _LARGEST = 1e15
@@ -55,7 +55,8 @@ def truncated_gradient(
         = \frac{d}{d\varphi} \sum_t \langle c_t, u_t(\varphi) \rangle, \qquad
         c_t = \Delta t \sum_{s>t} g_s:
 
-    the graph of the rule suffices, that of the problem is never kept.
+    the graph of the rule suffices, that of the problem is never kept. The parameters
+    that a rule may look at beside the gradient are constants too.
 
     Args:
         rule: The rule; its parameters' gradients are returned, not accumulated.
@@ -68,8 +69,10 @@ def truncated_gradient(
         score_last: The loss after the last update, on the mini-batch that follows,
             replaces the one before the first update, which no weight can change:
             all W updates then count. False: as in the released code W - 1 do.
-        second_order: Keep the derivative of the gradients too: exact for the losses
-            as functions of the weights; needs the whole graph.
+        second_order: Keep the derivative of the gradients, and of the parameters that
+            a rule looks at, too: the slope of the losses as functions of the weights;
+            needs the whole graph. A run that overflows then takes the gradient of the
+            whole window with it.
         recompute: Forget what the rule computed and compute it again: less memory, a
             third more time.
 
@@ -87,6 +90,7 @@ def truncated_gradient(
     found: list[Tensor] = []
     slopes: list[Tensor] = []
     steps: list[Tensor] = []
+    at = step_numbers(window, like)
     sound = torch.ones((), dtype=torch.bool, device=like.device)
 
     def evaluated(t: int) -> tuple[Tensor, Tensor]:
@@ -109,7 +113,7 @@ def truncated_gradient(
             )
         runs = begun(runs, rule, problem, window, t, like, scales)
         losses, g = evaluated(t)
-        inputs = (rule, problem, runs, g, losses.detach(), numbers)
+        inputs = (rule, problem, runs, g, losses.detach(), at[t])
         with torch.enable_grad():
             if recompute:
                 u, state = checkpoint(updates, *inputs, use_reentrant=False)

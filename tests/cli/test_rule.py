@@ -81,6 +81,15 @@ def test_staggered_runs_without_evolution_are_one_line(cli):
     assert "let data.stagger be false, or model.estimator be es" in result.error
 
 
+def test_a_file_keeps_the_configuration_of_the_one_it_is_made_of(cli):
+    Path("config.yaml").write_text("another")
+    for source, target in (("lstm_quadratics", "a/x"), ("a/x.pt", "b/y")):
+        result = cli("rule", "--checkpoint", source, "--output", f"{target}.pt")
+        assert (result.code, result.err) == (0, "")
+        made_by = Path(f"{target}.yaml").read_text()
+        assert "lightning_ecd.rules.LSTMRule" in made_by
+
+
 def test_rules_that_come_with_the_project_are_listed(cli):
     result = cli("rule")
     assert (result.code, result.err) == (0, "")

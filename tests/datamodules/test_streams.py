@@ -221,7 +221,11 @@ def test_bad_arguments_are_named(settings, name):
 
 @pytest.mark.parametrize(
     ("settings", "name"),
-    [({"dataset": "Letters"}, "dataset"), ({"batch_size": 800}, "batch_size")],
+    [
+        ({"dataset": "Letters"}, "dataset"),
+        ({"batch_size": 800}, "batch_size"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
 )
 def test_bad_arguments_of_images_are_named(settings, name):
     with pytest.raises(ValueError, match=name):

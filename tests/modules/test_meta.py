@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from datamodules import ImageStreams
 from lightning_ecd.callbacks import Checkpoints, WholeFiles
 from lightning_ecd.errors import UserError
-from lightning_ecd.optimizers import SAM, EntropySGD, HeavyBall, Learned
+from lightning_ecd.optimizers import NES, SAM, EntropySGD, HeavyBall, Learned
 from lightning_ecd.rules import HNNRule, LSTMRule, read_rule
-from lightning_ecd.unrolling import FlatProblem, unroll
+from lightning_ecd.unrolling import FlatProblem, truncated_gradient, unroll
 from modules import Classification, MetaTask, Quadratic
 from tests.modules.meta_tasks import CASES, data, fit, rule_of, task
 from tests.modules.toys import trainer, weights
@@ -142,14 +143,14 @@ def test_runs_go_on_once_per_step_however_often_it_evaluates(make, tmp_path):
 
     class Watched(MetaTask):
         def _estimate(self, window):
-            before = None if self._runs is None else self._runs.x.sum().item()
+            runs = self._here.runs
+            before = None if runs is None else runs.x.sum().item()
             seen.append((window.step[0, 0].item(), before))
             return super()._estimate(window)
 
     module = Watched(
-        partial(rule_of, "lstm"), partial(Quadratic, 4), partial(make, lr=0.01), lr=0.1,
-        minibatches=1,
-    )  # fmt: skip
+        partial(rule_of, "lstm"), partial(Quadratic, 4), partial(make, lr=0.01), lr=0.1
+    )
     fit(tmp_path, module, max_epochs=1)
     times = len(seen) // 6
     assert times > 1 and len(seen) == 6 * times
@@ -159,20 +160,26 @@ def test_runs_go_on_once_per_step_however_often_it_evaluates(make, tmp_path):
 
 
 def test_accumulation_takes_the_mean_over_successive_windows(tmp_path):
-    """The runs move within the group; the weights at its end."""
+    """The runs move from window to window; the weights after every second one."""
     module = task(optimizer=partial(HeavyBall, lr=0.1, momentum=0.0))
-    before = weights(module.double())
-    runner = fit(tmp_path, module, max_epochs=1, accumulate_grad_batches=2, max_steps=1)
-    assert runner.global_step == 1
-    fresh = task().double()
-    parts = list(data().train_dataloader())[:2]
-    total = 0.0
-    for part in parts:
-        part = part._replace(batch=tuple(tensor.double() for tensor in part.batch))
-        fresh._continue()
-        _, gradients, fresh._next = fresh._estimate(part)
-        total = total + torch.cat([g.flatten() for g in gradients]) / 2
-    assert torch.allclose(weights(module), before - 0.1 * total, rtol=1e-9, atol=1e-12)
+    rule = rule_of("lstm").double()
+    runner = fit(tmp_path, module, max_epochs=1, accumulate_grad_batches=2)
+    assert runner.global_step == 3
+    problem, runs, like = FlatProblem(Quadratic(4)), None, torch.zeros(1).double()
+    parts = [
+        part._replace(batch=tuple(tensor.double() for tensor in part.batch))
+        for part in data().train_dataloader()
+    ]
+    for first in range(0, 6, 2):
+        total = 0.0
+        for part in parts[first : first + 2]:
+            found = truncated_gradient(rule, problem, part, runs, 0.1, like)
+            runs = found.runs
+            total = total + torch.cat([g.flatten() for g in found.gradients]) / 2
+        with torch.no_grad():
+            moved = nn.utils.parameters_to_vector(rule.parameters()) - 0.1 * total
+            nn.utils.vector_to_parameters(moved, rule.parameters())
+    assert torch.allclose(weights(module), weights(rule), rtol=1e-9, atol=1e-12)
 
 
 def test_a_checkpoint_is_a_rule_for_learned(tmp_path):
@@ -259,3 +266,37 @@ def test_a_checkpoint_of_other_processes_is_refused(tmp_path):
 def test_bad_arguments_are_named(settings, name):
     with pytest.raises(ValueError, match=f"^{name} must"):
         task(**settings)
+
+
+def test_an_optimizer_with_points_of_its_own_is_refused(tmp_path):
+    with pytest.raises(UserError, match="NES evaluates .* model.estimator=es"):
+        fit(tmp_path, task(optimizer=partial(NES, lr=0.1)))
+
+
+def test_windows_that_do_not_follow_are_refused(tmp_path):
+    """As when an epoch of staggered runs is cut short."""
+    staggered = data(stagger=True, steps=9, window=4, runs_per_epoch=6)
+    with pytest.raises(UserError, match="limit_train_batches"):
+        fit(tmp_path, task("pes"), staggered, max_epochs=4, limit_train_batches=4)
+
+
+def test_networks_with_dropout_are_trained_on(tmp_path):
+    network = partial(nn.Sequential, nn.Linear(64, 10), nn.Dropout(0.5))
+    parts = partial(rule_of, "hnn"), partial(Classification, network)
+    module = MetaTask(*parts, partial(torch.optim.Adam, lr=0.01), lr=0.01)
+    settings = {"steps": 4, "window": 2, "runs_per_epoch": 1, "val_runs": 2}
+    runner = trainer(tmp_path, max_epochs=1)
+    streams = ImageStreams("Digits", batch_size=16, **settings)
+    runner.fit(module, datamodule=streams)
+    assert runner.callback_metrics["val/loss"].isfinite()
+
+
+def test_runs_that_do_not_divide_among_processes_are_refused(monkeypatch):
+    streams = data(runs=3, val_runs=5, eval_runs=3)
+    monkeypatch.setattr(type(streams), "_ranks", (0, 2))
+    with pytest.raises(UserError, match="data.runs must be a multiple"):
+        streams.train_dataloader()
+    assert len(streams.val_dataloader()) > 0
+    monkeypatch.setattr(type(streams), "_ranks", (0, 3))
+    with pytest.raises(UserError, match="data.val_runs must be at least"):
+        streams.val_dataloader()

@@ -14,6 +14,7 @@ from lightning_ecd.rules import (
     SmallFCRule,
 )
 from lightning_ecd.rules.features import log_and_sign
+from lightning_ecd.rules.port_hamiltonian import Coefficients, _quotient, _root
 from tests.reference import rules as slow
 
 LAYOUT = Layout(((3, 4), (5,), (1,), (2, 3, 4)))
@@ -228,6 +229,29 @@ def test_the_energy_balance_of_the_discrete_gradient_is_exact(hidden, h):
             assert (balance / scale)[checked].abs().max() < 1e-9
         if number >= 30:
             assert (rule.hamiltonian(state) <= before * (1 + 1e-12) + 1e-14).all()
+
+
+def test_the_root_is_found_where_newton_alone_would_go_to_and_fro():
+    draws = torch.Generator().manual_seed(0)
+    zeros = torch.zeros(100_000, dtype=torch.float64)
+
+    def wide(low, high):
+        share = torch.rand(100_000, generator=draws, dtype=torch.float64)
+        return torch.exp(np.log(low) + share * np.log(high / low))
+
+    a, b, c = wide(1e-3, 10), wide(1e-2, 30), wide(1e-3, 10)
+    q, free, kappa = wide(1e-2, 100), wide(1e-2, 100), wide(1e-3, 100)
+    free = torch.where(torch.rand(100_000, generator=draws) < 0.5, free, -free)
+    # two points that Newton visits in turn
+    for tensor, number in zip(
+        (a, b, c, q, free, kappa), (4.0, 23.0, 0.006, 18.3, 25.1, 0.46), strict=True
+    ):
+        tensor[0] = number
+    of = Coefficients(a, b, c, *[zeros] * 7)
+    x = _root(of, q, free, kappa)
+    quotient, slope = _quotient(of, q, x)
+    off = (x - free + kappa * quotient) / (1 + kappa * slope)
+    assert (off.abs() / (1e-3 + x.abs())).max() < 1e-12
 
 
 def test_the_energy_of_the_semi_implicit_step_stays_bounded():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_ecd.errors import UserError
 from lightning_ecd.rules import RULES, UpdateRule
 from lightning_ecd.unrolling import (
     FlatProblem,
@@ -112,7 +113,9 @@ def test_equals_the_formulas(name, kind, monkeypatch):
         if estimate == "es":
             expected, _ = slow.es(*inputs, eps, A, STD)
         elif estimate == "pes":
-            expected, A = slow.pes(*inputs, eps, A, STD, inclusive=bool(inclusive))
+            expected, A = slow.pes(
+                *inputs, eps, A, STD, inclusive=bool(inclusive), zero_last=True
+            )
         else:
             A[redraw] = eps[redraw]
             expected, _ = slow.nres(*inputs, eps, A, STD, switch=False)
@@ -128,7 +131,7 @@ def test_twins_meet_the_same_problems_and_mini_batches(estimate):
     torch.manual_seed(0)
     rule, problem = RULES["HNNRule"]().double(), FlatProblem(Bowl())
     P, before = 19, None
-    for part in windows(2, 4, 3, [6]):
+    for part in windows(2, 4, 3, [8] if estimate == "nres" else [6]):
         noise = torch.zeros(2, P).double()
         found = evolution_gradient(
             estimate, rule, problem, part, before, LR, LIKE, noise, std=STD
@@ -182,6 +185,31 @@ def test_pes_and_nres_are_unbiased_and_truncated_es_is_not():
     assert np.abs(means["pes"] - exact).max() < 0.15 * scale
     assert np.abs(means["nres"] - exact).max() < 0.15 * scale
     assert np.abs(means["es"] - exact).max() > 0.3 * scale
+
+
+def test_noise_is_drawn_anew_where_runs_begin_though_none_has_ended():
+    """As where the ends of runs are dropped."""
+    rule, problem = Gain(), FlatProblem(Line())
+    parts = windows(2, 3, 4, [6, 6], features=1)
+    parts = [p._replace(last=np.zeros_like(p.last)) for p in parts]
+    for estimate in ("pes", "nres"):
+        before, kept = None, []
+        for number, part in enumerate(parts):
+            noise = torch.full((2, 2), 1.0 + number).double()
+            found = evolution_gradient(
+                estimate, rule, problem, part, before, 1.0, LIKE, noise, std=1e-3
+            )
+            before = found.after
+            kept.append(before.noise[0, 0].item() / 1e-3)
+        expected = [1, 3, 3, 7] if estimate == "pes" else [1, 1, 3, 3]
+        assert kept == pytest.approx(expected)
+
+
+def test_nres_refuses_runs_that_end_within_a_window():
+    (part,) = windows(2, 4, 1, [3], features=1)
+    inputs = Gain(), FlatProblem(Line()), part, None, 1.0, LIKE
+    with pytest.raises(UserError, match="nres needs runs of whole windows"):
+        evolution_gradient("nres", *inputs, torch.ones(2, 2).double())
 
 
 def test_losses_that_are_not_finite_count_as_the_worst():
