@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_ecd.flat import Layout, on_host
+from lightning_ecd import flat
+from lightning_ecd.flat import Layout
 from lightning_ecd.rules.features import log_and_sign
 from lightning_ecd.rules.rule import Context, State, UpdateRule
 
@@ -196,11 +197,11 @@ def _root(of: Coefficients, q: Tensor, free: Tensor, kappa: Tensor) -> Tensor:
     slope = _quotient(of, q, -q)[1]
     x = torch.clamp((free - kappa * slope * q) / (1 + kappa * slope), low, high)
     moved = high - low
-    for _ in range(_STEPS if on_host(q) else _STEPS_ELSEWHERE):
+    for _ in range(_STEPS if flat.on_host(q) else _STEPS_ELSEWHERE):
         quotient, slope = _quotient(of, q, x)
         residual = x - free + kappa * quotient
         step = residual / (1 + kappa * slope)
-        if on_host(q) and _settled(step, x):
+        if flat.on_host(q) and _settled(step, x):
             break
         low = torch.where(residual < 0, x, low)
         high = torch.where(residual > 0, x, high)
