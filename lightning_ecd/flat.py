@@ -9,7 +9,7 @@ and strides (channels_last survives).
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 import torch
@@ -223,7 +223,7 @@ class FlatParameters:
             )
         ]
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """Where every trainable parameter lies in the vectors."""
         return Layout.of(self._params)

@@ -156,14 +156,17 @@ class MetaTask(Task):
 
     def configure_optimizers(self) -> Any:
         """Refuse an optimizer that evaluates at points of its own."""
-        optimizer = self.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+        configured = super().configure_optimizers()
+        optimizer = configured
+        if isinstance(configured, dict):
+            optimizer = configured["optimizer"]
         if getattr(optimizer, "uses_values", False):
             raise UserError(
                 f"{type(optimizer).__name__} evaluates the loss at points of its own, "
                 "which meta-training cannot: set model.estimator=es for evolution "
                 "strategies, and another model.optimizer"
             )
-        return super().configure_optimizers()
+        return configured
 
     def loss(self, batch: Window) -> Tensor:
         """Return the mean loss of a window; its gradient is the estimator's."""
@@ -293,10 +296,8 @@ class MetaTask(Task):
                 f"the checkpoint is of {len(saved)} processes, this run has "
                 f"{self.trainer.world_size}: set trainer.devices={len(saved)}"
             )
-        self._here, self._next = (
-            _Place.restored(saved[self.global_rank], self.like),
-            None,
-        )
+        self._here = _Place.restored(saved[self.global_rank], self.like)
+        self._next = None
 
 
 @dataclass

@@ -67,9 +67,11 @@ class Learned(Descent):
         if rule is None or checkpoint is not None:
             rule, trained_lr = read_rule(checkpoint or DEFAULT, rule)
             lr = trained_lr if lr is None else lr
+        else:
+            rule = deepcopy(rule)
         if lr is None:
             raise ValueError("lr must be given with a rule that no checkpoint brings")
-        self.rule = deepcopy(rule).requires_grad_(False)
+        self.rule = rule.requires_grad_(False)
         settings = {"lr": lr, "weight_decay": weight_decay}
         known = {"state_size": rule.state_size, "fingerprint": _fingerprint(rule)}
         super().__init__(params, settings | known)

@@ -44,6 +44,18 @@ class Runs:
         state = {name: h[chosen] for name, h in self.state.items()}
         return Runs(self.x[chosen], state, scale)
 
+    def replaced(self, rows: np.ndarray, new: "Runs") -> "Runs":
+        """Return the runs with others in their rows."""
+        index = torch.from_numpy(rows).to(self.x.device)
+        scale = self.scale
+        if scale is not None and new.scale is not None:
+            scale = scale.index_copy(0, index, new.scale)
+        state = {
+            name: h.index_copy(0, index, new.state[name])
+            for name, h in self.state.items()
+        }
+        return Runs(self.x.index_copy(0, index, new.x), state, scale)
+
     def to(self, device: torch.device) -> "Runs":
         """Return the runs on a device."""
         scale = None if self.scale is None else self.scale.to(device)
@@ -105,21 +117,10 @@ def begun(
     if runs is not None and not fresh.any():
         return runs
     seeds = np.tile(window.seed[t], copies)
-    new = begin(rule, problem, seeds, like, scales)
     if runs is None or fresh.all():
-        return new
-    mask = torch.from_numpy(np.tile(fresh, copies)).to(like.device)
-    return Runs(
-        _where(mask, new.x, runs.x),
-        {name: _where(mask, new.state[name], h) for name, h in runs.state.items()},
-        None
-        if new.scale is None or runs.scale is None
-        else _where(mask, new.scale, runs.scale),
-    )
-
-
-def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(mask.view(-1, *(1,) * (old.dim() - 1)), new, old)
+        return begin(rule, problem, seeds, like, scales)
+    rows = np.flatnonzero(np.tile(fresh, copies))
+    return runs.replaced(rows, begin(rule, problem, seeds[rows], like, scales))
 
 
 def updates(

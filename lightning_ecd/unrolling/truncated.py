@@ -109,7 +109,7 @@ def truncated_gradient(
         if t and (numbers == 0).any():
             raise UserError(
                 "runs begin within a window: let data.stagger be false, or "
-                "model.estimator be es, pes or nres"
+                "model.estimator be es or pes"
             )
         runs = begun(runs, rule, problem, window, t, like, scales)
         losses, g = evaluated(t)
@@ -125,12 +125,11 @@ def truncated_gradient(
         found.append(losses)
         slopes.append(g)
         steps.append(u)
-    scored, tails = found, slopes
     if score_last:
         losses, g = evaluated(len(window.step))
         scored, tails = [*found[1:], losses], [*slopes[1:], g]
     else:
-        tails = [*slopes[1:], torch.zeros_like(slopes[0])]
+        scored, tails = found, [*slopes[1:], torch.zeros_like(slopes[0])]
     with torch.enable_grad():
         if second_order:
             per_run = torch.stack(scored).sum(0)
