@@ -1,0 +1,302 @@
+r"""Neural tangent kernels of any network, from its gradients.
+
+.. math:: K_{ij} = \langle \partial_\theta f(x_i), \partial_\theta f(x_j) \rangle
+
+Legend: N, samples; P, parameters; f, network with outputs (N,), or (N, outputs) of
+which one is chosen; X, inputs (N, ...).
+
+- `layer_kernel`: layer by layer from activations and their gradients, for networks of
+  linear and convolutional layers.
+- `jacobian_kernel`: any network, in blocks of samples and parameters.
+- `KernelProduct`: products with rows of vectors, without the kernel.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import unfold
+
+from lightning_ecd.errors import UserError
+
+#: Bytes that the Jacobian of one block of samples and parameters may take.
+_BLOCK = 2**30
+
+
+class _Layer(NamedTuple):
+    """What a layer's share of a kernel is made of.
+
+    Attributes:
+        inputs: (N, fan_in), or patches (N, fan_in, L) of a convolution.
+        slopes: Derivatives of the chosen output by the layer's, (N, out), or
+            (N, out, L).
+        scale: Of the weight in the forward pass.
+        weight: Whether it trains.
+        bias: Whether it trains.
+    """
+
+    inputs: Tensor
+    slopes: Tensor
+    scale: float
+    weight: bool
+    bias: bool
+
+
+def layer_kernel(
+    network: nn.Module, X: Tensor, X2: Tensor | None = None, output: int = 0
+) -> Tensor:
+    r"""Return the kernel of a network of linear and convolutional layers.
+
+    One forward and one backward pass give the inputs A and the slopes G of every
+    layer, and a linear one adds
+
+    .. math:: (A A^T + 1) \circ (G G^T),
+
+    the 1 for its bias; a convolution the products of patches, or of the gradients of
+    single samples, whichever costs less. Layers whose weight is multiplied by a
+    number in the forward pass say so by an attribute `weight_scale`.
+
+    Args:
+        network: In evaluation mode samples must not see each other. Every trainable
+            parameter belongs to an nn.Linear or nn.Conv2d that is used once.
+        X: Inputs (N, ...).
+        X2: Of the columns, (M, ...); None: X.
+        output: Which of the network's outputs.
+
+    Returns:
+        Shape (N, N), or (N, M), float64.
+
+    Raises:
+        UserError: If the network has other parameters: see `jacobian_kernel`.
+    """
+    rows = _layers(network, X, output)
+    columns = rows if X2 is None else _layers(network, X2, output)
+    shares = [_share(a, b) for a, b in zip(rows, columns, strict=True)]
+    return sum(shares[1:], shares[0])
+
+
+def _layers(network: nn.Module, X: Tensor, output: int) -> list[_Layer]:
+    """Return inputs and slopes of every layer that trains, for all samples."""
+    found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    own: set[int] = set()
+    handles = []
+
+    def keep(layer: nn.Module, inputs: Any, outputs: Tensor) -> None:
+        if layer in found:
+            raise UserError(
+                f"the network uses a {type(layer).__name__} twice: take "
+                "jacobian_kernel instead of layer_kernel"
+            )
+        found[layer] = inputs[0].detach(), outputs
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and any(
+            p.requires_grad for p in layer.parameters(recurse=False)
+        ):
+            own |= {id(p) for p in layer.parameters(recurse=False)}
+            handles.append(layer.register_forward_hook(keep))
+    training = network.training
+    network.eval()
+    try:
+        others = [
+            name
+            for name, p in network.named_parameters()
+            if p.requires_grad and id(p) not in own
+        ]
+        if others:
+            raise UserError(
+                f"{others[0]} belongs to no linear or convolutional layer: take "
+                "jacobian_kernel instead of layer_kernel"
+            )
+        with torch.enable_grad():
+            total = _chosen(network(X), output).sum()
+            slopes = torch.autograd.grad(total, [z for _, z in found.values()])
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return [
+        _parts(layer, inputs, G)
+        for (layer, (inputs, _)), G in zip(found.items(), slopes, strict=True)
+    ]
+
+
+def _parts(layer: nn.Module, inputs: Tensor, G: Tensor) -> _Layer:
+    weight, bias = layer.weight, layer.bias
+    if isinstance(layer, nn.Conv2d):
+        if (
+            layer.groups != 1
+            or isinstance(layer.padding, str)
+            or (layer.padding_mode != "zeros")
+        ):
+            raise UserError(
+                "convolutions in groups or with padding by name are not taken apart: "
+                "take jacobian_kernel instead of layer_kernel"
+            )
+        inputs = unfold(
+            inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+        )
+        G = G.flatten(2)
+    elif inputs.dim() > 2:  # one linear layer at many places
+        inputs, G = inputs.flatten(1, -2).mT, G.flatten(1, -2).mT
+    scale = float(getattr(layer, "weight_scale", 1.0))
+    trains = bool(weight.requires_grad), bias is not None and bool(bias.requires_grad)
+    return _Layer(inputs.double(), G.double(), scale, *trains)
+
+
+def _share(a: _Layer, b: _Layer) -> Tensor:
+    """Return what a layer adds to the kernel, (N, M)."""
+    if a.inputs.dim() == 2:
+        inner = (a.inputs @ b.inputs.T) * (a.scale**2 * a.weight) + float(a.bias)
+        return inner.mul_(a.slopes @ b.slopes.T)
+    K = a.slopes.new_zeros(len(a.slopes), len(b.slopes))
+    if a.bias:
+        K += a.slopes.sum(2) @ b.slopes.sum(2).T
+    if not a.weight:
+        return K
+    (N, fan_in, L), out = a.inputs.shape, a.slopes.shape[1]
+    M = len(b.inputs)
+    patches = N * M * L * L * (fan_in + out)
+    gradients = (N + M) * L * fan_in * out + N * M * fan_in * out
+    if gradients <= patches:
+        for rows in _spans(out, fan_in * (N + M) * 8):
+            left = torch.bmm(a.slopes[:, rows], a.inputs.mT).flatten(1)
+            right = left
+            if b is not a:
+                right = torch.bmm(b.slopes[:, rows], b.inputs.mT).flatten(1)
+            K.addmm_(left, right.T, alpha=a.scale**2)
+        return K
+    for i in range(N):
+        A = torch.einsum("fl,mfk->mlk", a.inputs[i], b.inputs)
+        G = torch.einsum("ol,mok->mlk", a.slopes[i], b.slopes)
+        K[i] += a.scale**2 * (A * G).sum((1, 2))
+    return K
+
+
+def _spans(size: int, bytes_of_one: int) -> Iterator[slice]:
+    """Yield spans of `size` rows that fit the block."""
+    step = max(1, int(_BLOCK / bytes_of_one))
+    for first in range(0, size, step):
+        yield slice(first, first + step)
+
+
+def _chosen(outputs: Tensor, output: int) -> Tensor:
+    """Return one output of every sample, (N,)."""
+    return outputs if outputs.dim() == 1 else outputs[:, output]
+
+
+def jacobian_kernel(
+    network: nn.Module,
+    X: Tensor,
+    X2: Tensor | None = None,
+    output: int = 0,
+    memory: float = _BLOCK,
+) -> Tensor:
+    """Return the kernel of any network, from Jacobians of blocks.
+
+    A block is some samples and one parameter tensor: the whole Jacobian, of N P
+    numbers, is never there.
+
+    Args:
+        network: In evaluation mode samples must not see each other.
+        X: Inputs (N, ...).
+        X2: Of the columns, (M, ...); None: X.
+        output: Which of the network's outputs.
+        memory: Bytes that a block may take.
+
+    Returns:
+        Shape (N, N), or (N, M), float64.
+    """
+    same = X2 is None
+    Y = X if X2 is None else X2
+    K = torch.zeros(len(X), len(Y), dtype=torch.float64, device=X.device)
+    training = network.training
+    network.eval()
+    try:
+        for name, p in network.named_parameters():
+            if not p.requires_grad:
+                continue
+            size = max(1, int(memory / (8 * p.numel())))
+            block = partial(_jacobian, network, name, output)
+            for i in range(0, len(X), size):
+                left = block(X[i : i + size])
+                for j in range(i if same else 0, len(Y), size):
+                    again = same and i == j
+                    right = left if again else block(Y[j : j + size])
+                    part = left @ right.T
+                    K[i : i + size, j : j + size] += part
+                    if same and not again:
+                        K[j : j + size, i : i + size] += part.T
+    finally:
+        network.train(training)
+    return K
+
+
+def _jacobian(network: nn.Module, name: str, output: int, X: Tensor) -> Tensor:
+    """Return the derivatives by one parameter of every sample, (N, size), float64."""
+    p = network.get_parameter(name).detach()
+
+    def one(p: Tensor, x: Tensor) -> Tensor:
+        outputs = functional_call(network, {name: p}, (x.unsqueeze(0),))
+        return _chosen(outputs, output).squeeze(0)
+
+    with torch.no_grad():  # no graph through the other parameters
+        return vmap(torch.func.grad(one), (None, 0))(p, X).flatten(1).double()
+
+
+class KernelProduct:
+    """Products K v = J(Jᵀv) without K: two passes over the samples.
+
+    Args:
+        network: In evaluation mode samples must not see each other.
+        X: Inputs (N, ...).
+        output: Which of the network's outputs.
+        chunk: Samples at once.
+    """
+
+    def __init__(
+        self, network: nn.Module, X: Tensor, output: int = 0, chunk: int = 1000
+    ):
+        self.network, self.X, self.output, self.chunk = network, X, output, chunk
+        self.weights = {
+            name: p.detach()
+            for name, p in network.named_parameters()
+            if p.requires_grad
+        }
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return rows (k, N) times K, (k, N), of their type."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            return torch.stack([self._one(row) for row in rows])
+        finally:
+            self.network.train(training)
+
+    def _one(self, v: Tensor) -> Tensor:
+        weights = list(self.weights.values())
+        chunks = self.X.split(self.chunk)
+        total = [torch.zeros_like(w) for w in weights]
+        for X, part in zip(chunks, v.split(self.chunk), strict=True):
+            pulled, _ = self._pulled(X, part.to(weights[0]))
+            total = [t + p.detach() for t, p in zip(total, pulled, strict=True)]
+        images = []
+        for X in chunks:
+            # J^T u is linear in u: its own derivative along the total is J total
+            pulled, u = self._pulled(X, weights[0].new_zeros(len(X)))
+            images.append(torch.autograd.grad(pulled, u, total)[0])
+        return torch.cat(images).to(v)
+
+    def _pulled(self, X: Tensor, u: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return J^T u of some samples, differentiable in u, and u."""
+        with torch.enable_grad():
+            weights = {k: w.requires_grad_() for k, w in self.weights.items()}
+            u = u.detach().requires_grad_()
+            outputs = _chosen(functional_call(self.network, weights, (X,)), self.output)
+            pulled = torch.autograd.grad(
+                outputs, list(weights.values()), u, create_graph=True
+            )
+        return pulled, u
