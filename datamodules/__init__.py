@@ -2,9 +2,11 @@
 
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.collocation import Collocation
-from datamodules.images import MNIST, Digits, FashionMNIST, Images
+from datamodules.images import Images
 from datamodules.memory import Loader
+from datamodules.mnist import MNIST, Digits, FashionMNIST
 from datamodules.problems import Gaussians, Populations, Samples
+from datamodules.regression import Regression, SmallImages, SyntheticPowerLaw
 from datamodules.steps import Steps
 from datamodules.streams import ImageStreams, Quadratics, Streams
 from datamodules.text import Text
@@ -16,11 +18,13 @@ from datamodules.transforms import (
     RandomFlip,
     RandomShift,
 )
+from datamodules.uci import UCI
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
     "MNIST",
+    "UCI",
     "Augmentation",
     "Collocation",
     "Compose",
@@ -32,6 +36,9 @@ __all__ = [
     "Loader",
     "Populations",
     "Quadratics",
+    "Regression",
+    "SmallImages",
+    "SyntheticPowerLaw",
     "RandomBrightness",
     "RandomFlip",
     "RandomShift",

@@ -9,11 +9,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
-import torchvision
 from torch import Tensor
 
-from datamodules.downloads import fetch
-from datamodules.idx import IdxFile
 from datamodules.memory import (
     SPLIT_STREAM,
     Loader,
@@ -26,7 +23,8 @@ from lightning_ecd import pool
 from lightning_ecd.randomness import generator
 
 Part = Literal["train", "test"]
-Scale = Literal["unit", "signed", "raw", "image"]
+Scale = Literal["unit", "signed", "raw", "image", "global"]
+Targets = Literal["classes", "numbers"]
 #: What `data_dir` is unless it is given.
 DEFAULT_FOLDER = "data"
 
@@ -60,7 +58,8 @@ class Images(pl.LightningDataModule):
         minibatches: Mini-batches in a loader batch, which is that many times larger.
         normalize: Shift and scale to mean 0 and variance 1 over the training set.
         order: Of the training samples in an epoch: "shuffled", "sequential", or
-            independent draws with "replacement".
+            independent draws with "replacement", or "independent" batches of distinct
+            samples.
         augment: Changes whole batches of training images: an `Augmentation` or any
             function like its `__call__`, for images in uint8.
         eval_batch_size: The most samples in a batch of validation, test, prediction.
@@ -69,7 +68,14 @@ class Images(pl.LightningDataModule):
             (x - 126)/126 of the bytes x, about [-1, 1]; "raw": the bytes themselves,
             these two as in the Lua and the PyTorch program of Entropy-SGD; "image":
             every image by itself to mean 0 and variance 1 over its N values,
-            (x - mean)/max(std, 1/sqrt(N)) of x in [0, 1].
+            (x - mean)/max(std, 1/sqrt(N)) of x in [0, 1]; "global": by the mean and
+            the standard deviation of all pixels of the training set.
+        targets: "classes", or "numbers": the class's number as a float, scaled to
+            mean 0 and variance 1 over the training set, for regression.
+        samples: Of the training set, drawn with equal shares of its classes as
+            scikit-learn's train_test_split does; the validation's come from the
+            others. None: all.
+        steps: Batches in an epoch of "independent" ones; None: as many as fit.
     """
 
     classes: ClassVar[int] = 10
@@ -96,12 +102,16 @@ class Images(pl.LightningDataModule):
         drop_last: bool = False,
         scale: Scale = "unit",
         split_seed: int | None = None,
+        targets: Targets = "classes",
+        samples: int | None = None,
+        steps: int | None = None,
     ) -> None:
         super().__init__()
         at_least_one("batch_size", batch_size)
         at_least_one("minibatches", minibatches)
         at_least_one("eval_batch_size", eval_batch_size)
-        one_of("order", order, ("shuffled", "sequential", "replacement"))
+        one_of("order", order, get_args(Order))
+        one_of("targets", targets, get_args(Targets))
         one_of("scale", scale, get_args(Scale))
         if normalize and scale != "unit":
             raise ValueError(f"scale must be unit with normalize=True, not {scale!r}")
@@ -112,6 +122,12 @@ class Images(pl.LightningDataModule):
                 f"val_size must be in [0, {self.train_size - 1}], or a share in "
                 f"(0, 1), not {val_size}"
             )
+        if samples is not None and not 1 <= samples <= self.train_size - count:
+            raise ValueError(
+                f"samples must be in [1, {self.train_size - count}] with val_size="
+                f"{count}, not {samples}"
+            )
+        self.targets, self.samples, self.steps = targets, samples, steps
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.minibatches, self.drop_last = minibatches, drop_last
         self.val_size, self.seed = count, seed
@@ -140,6 +156,8 @@ class Images(pl.LightningDataModule):
 
     def split(self) -> tuple[Tensor, Tensor]:
         """Return the sorted indices of training and validation samples."""
+        if self.samples is not None:
+            return self._stratified(self.samples)
         draws = generator(self.split_seed, SPLIT_STREAM)
         indices = torch.randperm(self.train_size, generator=draws)
         return indices[self.val_size :].sort()[0], indices[: self.val_size].sort()[0]
@@ -148,15 +166,33 @@ class Images(pl.LightningDataModule):
         """Return the loader of the training samples that are not for validation."""
         # Lightning announces that overfit_batches turns the shuffling off
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
+        order: Order = "sequential" if overfit else self.order
         return self._loader(
             "train",
             self.split()[0],
             batch_size=self.batch_size,
             minibatches=self.minibatches,
-            order="sequential" if overfit else self.order,
+            order=order,
             last="drop" if self.drop_last else "short",
             augment=self.augment,
+            steps=self.steps if order == self.order else None,
         )
+
+    def _stratified(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return training samples with the shares of the classes, and others."""
+        from sklearn.model_selection import train_test_split  # takes a second
+
+        labels = self.whole("train")[1].cpu()
+        numbers = torch.arange(len(labels)).numpy()
+        if count == len(numbers):
+            return torch.from_numpy(numbers), torch.arange(0)
+        chosen, rest = train_test_split(
+            numbers,
+            train_size=count,
+            stratify=labels.numpy(),
+            random_state=self.split_seed,
+        )
+        return torch.from_numpy(chosen), torch.from_numpy(rest[: self.val_size])
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Return the validation loader, or an empty list if `val_size` is 0."""
@@ -178,6 +214,14 @@ class Images(pl.LightningDataModule):
         self._parts[part] = images.to(self._device), labels.to(self._device)
         return self._parts[part]
 
+    @property
+    def target(self) -> tuple[float, float]:
+        """Mean and standard deviation of the classes' numbers in the training set."""
+        if self.targets == "classes":
+            return 0.0, 1.0
+        numbers = self.whole("train")[1].double()
+        return numbers.mean().item(), numbers.std().item()
+
     def _read(self, part: Part) -> tuple[Tensor, ...]:
         kind = type(self)
         source = [str(getattr(self, name)) for name in self.read_from]
@@ -197,8 +241,12 @@ class Images(pl.LightningDataModule):
 
     def _loader(self, part: Part, indices: Tensor | None, **settings: Any) -> Loader:
         trainer = self.trainer
+        images, labels = self.whole(part)
+        if self.targets == "numbers":
+            mean, std = self.target
+            labels = ((labels.double() - mean) / std).float()
         return Loader(
-            self.whole(part),
+            (images, labels),
             indices,
             prepare=self._floats(),
             seed=self.seed,
@@ -212,15 +260,29 @@ class Images(pl.LightningDataModule):
         device, shift = self._device, None
         # Tensors: CUDA turns a division by a number into an inexact product.
         sizes = {"unit": self.top, "signed": self.centre, "raw": 1, "image": self.top}
-        scale = torch.tensor(float(sizes[self.scale]), device=device)
+        scale = torch.tensor(float(sizes.get(self.scale, 1)), device=device)
         if self.scale == "signed":
             shift = scale
+        if self.scale == "global":
+            moments = _byte_moments(self.whole("train")[0])
+            shift, scale = (torch.tensor(value, device=device) for value in moments)
         if self.normalize:
             shift = torch.tensor(self.mean, device=device).view(-1, 1, 1) * scale
             scale = torch.tensor(self.std, device=device).view(-1, 1, 1) * scale
         if self.scale == "image":
             return partial(_standardised, scale=scale)
         return partial(_scaled, shift=shift, scale=scale)
+
+
+def _byte_moments(images: Tensor) -> tuple[float, float]:
+    """Return mean and standard deviation of bytes, from how often each occurs."""
+    parts = images.split(1000)  # bincount makes eight bytes of one
+    counts = torch.stack([torch.bincount(p.flatten(), minlength=256) for p in parts])
+    counts = counts.sum(0).double().cpu()
+    values, total = torch.arange(256, dtype=torch.float64), counts.sum()
+    mean = (counts * values).sum() / total
+    variance = (counts * (values - mean) ** 2).sum() / (total - 1)
+    return mean.item(), variance.sqrt().item()
 
 
 def _scaled(images: Tensor, shift: Tensor | None, scale: Tensor) -> Tensor:
@@ -233,125 +295,3 @@ def _standardised(images: Tensor, scale: Tensor) -> Tensor:
     mean = floats.mean((1, 2, 3), keepdim=True)
     std = floats.std((1, 2, 3), correction=0, keepdim=True)
     return (floats - mean).div_(std.clamp_min(floats[0].numel() ** -0.5))
-
-
-class MNIST(Images):
-    """Handwritten digits, 28 x 28: 60000 for training, 10000 for testing.
-
-    Read from ``<data_dir>/MNIST/raw``, packed (.gz) or not. The folder may be
-    read-only: nothing is written unless a file is missing and must be downloaded.
-
-    Args:
-        data_dir: The folder of all data sets; left at "data", the environment
-            variable LIGHTNING_ECD_DATA overrides it.
-        kwargs: As for `Images`.
-
-    Reference:
-        Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied
-        to document recognition, Proceedings of the IEEE 86 (1998).
-    """
-
-    shape = (1, 28, 28)
-    train_size = 60000
-    mean, std = (0.1307,), (0.3081,)
-    read_from = ("data_dir",)
-    source: ClassVar[Any] = torchvision.datasets.MNIST
-    md5: ClassVar[tuple[str, str, str, str]] = (
-        "6bbc9ace898e44ae57da46a324031adb",
-        "a25bea736e30d166cdddb491f175f624",
-        "2646ac647ad5339dbf082846283269ea",
-        "27ae3e4e09519cfbb04c329615203637",
-    )
-
-    def __init__(self, data_dir: str = DEFAULT_FOLDER, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.data_dir = data_dir
-
-    @property
-    def folder(self) -> Path:
-        """Where the files are."""
-        return data_root(self.data_dir) / self.source.__name__ / "raw"
-
-    @property
-    def files(self) -> dict[str, IdxFile]:
-        """The four files and what they must contain."""
-        names = {"train": ("train", 60000), "test": ("t10k", 10000)}
-        sums = iter(self.md5)
-        table = {}
-        for part, (prefix, size) in names.items():
-            for kind, shape in (("images", (size, 28, 28)), ("labels", (size,))):
-                name = f"{prefix}-{kind}-idx{len(shape)}-ubyte"
-                table[f"{part} {kind}"] = IdxFile(name, shape, next(sums))
-        return table
-
-    def read(self, part: Part) -> tuple[Tensor, Tensor]:  # noqa: D102
-        images = self.files[f"{part} images"].read(self.folder).unsqueeze(1)
-        return images, self.files[f"{part} labels"].read(self.folder).long()
-
-    def prepare_data(self) -> None:
-        """Download the files that are missing."""
-        sums = dict(self.source.resources)
-        for file in self.files.values():
-            if file.found(self.folder) is None:
-                packed = f"{file.name}.gz"
-                fetch(self.folder / packed, self.source.mirrors, sums[packed])
-
-
-class FashionMNIST(MNIST):
-    """Pictures of clothes, 28 x 28: 60000 for training, 10000 for testing.
-
-    Read from ``<data_dir>/FashionMNIST/raw``, else as `MNIST`.
-
-    Args:
-        data_dir: The folder of all data sets; left at "data", the environment
-            variable LIGHTNING_ECD_DATA overrides it.
-        kwargs: As for `Images`.
-
-    Reference:
-        H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a novel image dataset for
-        benchmarking machine learning algorithms, arXiv:1708.07747.
-    """
-
-    mean, std = (0.2860,), (0.3530,)
-    source = torchvision.datasets.FashionMNIST
-    md5 = (
-        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-        "9018921c3c673c538a1fc5bad174d6f9",
-        "8181f5470baa50b63fa0f6fddb340f0a",
-        "15d484375f8d13e6eb1aabb0c3f46965",
-    )
-
-
-class Digits(Images):
-    """Handwritten digits, 8 x 8, that come with scikit-learn: needs no files.
-
-    Of the 1797 images, 297 are the test set, the same for every `seed`. Pixels go up
-    to 16: "signed" is (x - 8)/8.
-
-    Args:
-        val_size: Samples taken from the 1500 for validation, a number or a share below
-            1.0; 0: none.
-        kwargs: As for `Images`.
-
-    Reference:
-        E. Alpaydin, C. Kaynak, Optical recognition of handwritten digits, UCI
-        machine learning repository (1998).
-    """
-
-    shape = (1, 8, 8)
-    train_size = 1500
-    top, centre = 16, 8
-    mean, std = (0.3054,), (0.3760,)
-
-    def __init__(self, val_size: int | float = 250, **kwargs: Any) -> None:
-        super().__init__(val_size=val_size, **kwargs)
-
-    def read(self, part: Part) -> tuple[Tensor, Tensor]:  # noqa: D102
-        from sklearn.datasets import load_digits  # takes a second, and 14 MiB
-
-        data = load_digits()
-        indices = torch.randperm(len(data.target), generator=generator(0, SPLIT_STREAM))
-        train, test = indices[: self.train_size], indices[self.train_size :]
-        chosen = train if part == "train" else test
-        images = torch.from_numpy(data.images).to(torch.uint8).unsqueeze(1)
-        return images[chosen], torch.from_numpy(data.target).long()[chosen]

@@ -1,15 +1,15 @@
 """Batches of tensors that already lie in the memory of the training device."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_ecd.errors import UserError
-from lightning_ecd.randomness import generator
+from lightning_ecd.randomness import generator, subsets
 
-Order = Literal["shuffled", "sequential", "replacement"]
+Order = Literal["shuffled", "sequential", "replacement", "independent"]
 Last = Literal["short", "drop", "even"]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -33,8 +33,9 @@ class Loader:
         indices: The samples of this split; None: all.
         batch_size: Samples in a mini-batch of one rank.
         minibatches: Mini-batches in a loader batch.
-        order: Of an epoch: "shuffled", "sequential", or as many independent draws
-            "replacement" as the split has samples.
+        order: Of an epoch: "shuffled", "sequential", as many independent draws with
+            "replacement" as the split has samples, or "independent" batches, each of
+            distinct samples.
         last: What becomes of an epoch's last, incomplete batch: "short" keeps what is
             a multiple of ``world_size * minibatches``, "drop" nothing; "even" cuts
             the epoch into batches of nearly equal size, leaving no sample out (for
@@ -44,6 +45,7 @@ class Loader:
         augment: ``augment(batch, generator)`` changes the first tensor of a batch
             before `prepare`; the CPU generator is a function of
             (seed, epoch, batch, rank).
+        steps: Batches in an epoch of "independent" ones; None: as many as fit.
         seed: Of order and augmentation.
         rank: This process.
         world_size: The number of processes.
@@ -62,13 +64,18 @@ class Loader:
         last: Last = "short",
         prepare: Callable[[Tensor], Tensor] | None = None,
         augment: Augment | None = None,
+        steps: int | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         at_least_one("batch_size", batch_size)
         at_least_one("minibatches", minibatches)
-        one_of("order", order, ("shuffled", "sequential", "replacement"))
+        one_of("order", order, get_args(Order))
+        if steps is not None:
+            at_least_one("steps", steps)
+            if order != "independent":
+                raise ValueError(f"steps must be None with order={order!r}")
         one_of("last", last, ("short", "drop", "even"))
         if last == "even" and minibatches != 1:
             raise ValueError(
@@ -82,7 +89,7 @@ class Loader:
         self.indices = torch.arange(len(tensors[0])) if indices is None else indices
         self.batch_size, self.minibatches = batch_size, minibatches
         self.order, self.last = order, last
-        self.prepare, self.augment = prepare, augment
+        self.prepare, self.augment, self.steps = prepare, augment, steps
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = self.position = 0
         self._restored: dict[str, Any] | None = None
@@ -94,6 +101,8 @@ class Loader:
 
     def __len__(self) -> int:
         samples, full = len(self.indices), self._full
+        if self.order == "independent":
+            return 0 if full > samples else self.steps or samples // full
         if self.last == "even":
             return min(-(-samples // full), samples // self.world_size)
         return samples // full + (self._short > 0)
@@ -138,6 +147,9 @@ class Loader:
             order = order[torch.randperm(samples, generator=draws)]
         elif self.order == "replacement":
             order = order[torch.randint(samples, (samples,), generator=draws)]
+        elif self.order == "independent":
+            stream = (self.seed, ORDER_STREAM, self.epoch)
+            order = order[subsets(len(self), self._full, samples, *stream).flatten()]
         return order.to(self.tensors[0].device)
 
     @property

@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.images import DEFAULT_FOLDER, MNIST, Digits, FashionMNIST, Images
+from datamodules.images import DEFAULT_FOLDER, Images
 from datamodules.memory import Loader, at_least_one, one_of
+from datamodules.mnist import MNIST, Digits, FashionMNIST
 from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator, mixed
 from lightning_ecd.unrolling import Window

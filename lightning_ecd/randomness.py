@@ -37,6 +37,33 @@ def generator(
     return torch.Generator(device=device).manual_seed(mixed(seed, *counters))
 
 
+def subsets(count: int, size: int, samples: int, seed: int, *counters: int) -> Tensor:
+    """Return sets of distinct numbers below `samples`, in random order.
+
+    R. Floyd's algorithm, all sets side by side: the j-th draw goes up to
+    ``samples - size + j``, and where it is taken already that bound takes its place.
+
+    Args:
+        count: Of the sets.
+        size: Of a set, at most `samples`.
+        samples: To choose from.
+        seed: See `mixed`.
+        counters: See `mixed`.
+
+    Returns:
+        Shape (count, size), on the CPU.
+    """
+    draws = generator(seed, *counters)
+    chosen = torch.empty(count, size, dtype=torch.long)
+    for j in range(size):
+        last = samples - size + j
+        drawn = torch.randint(last + 1, (count,), generator=draws)
+        taken = (chosen[:, :j] == drawn[:, None]).any(1)
+        chosen[:, j] = torch.where(taken, last, drawn)
+    # so far large numbers tend to come late
+    return chosen.gather(1, torch.rand(count, size, generator=draws).argsort(1))
+
+
 def normals(like: Tensor, seed: int, *counters: int) -> Tensor:
     """Return standard normal numbers, shaped and typed as `like`."""
     draws = generator(seed, *counters, device=like.device)

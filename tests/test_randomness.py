@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_ecd.randomness import generator, mixed, normals, uniforms
+from lightning_ecd.randomness import generator, mixed, normals, subsets, uniforms
 
 LAWS = [normals, uniforms]
 
@@ -103,3 +103,22 @@ def test_a_seed_alone_gives_the_published_splitmix64():
     """First outputs of the reference implementation (Vigna, splitmix64.c)."""
     assert mixed(1234567) == 6457827717110365317 >> 1
     assert mixed(0) == 0xE220A8397B1DCDAF >> 1
+
+
+def test_subsets_are_distinct_and_every_order_is_as_likely():
+    found = subsets(60_000, 3, 5, 0)
+    assert found.shape == (60_000, 3)
+    assert found.min() == 0 and found.max() == 4
+    numbers = (found * torch.tensor([25, 5, 1])).sum(1)
+    counts = torch.bincount(numbers, minlength=125)
+    assert (counts > 0).sum() == 60  # 5 * 4 * 3 orders, none with a repetition
+    expected = 1000
+    chi_squared = ((counts[counts > 0] - expected) ** 2 / expected).sum()
+    assert chi_squared < 59 + 5 * math.sqrt(2 * 59)
+
+
+def test_subsets_of_everything_are_permutations():
+    found = subsets(4, 6, 6, 1, 2)
+    assert (found.sort(1)[0] == torch.arange(6)).all()
+    assert torch.equal(found, subsets(4, 6, 6, 1, 2))
+    assert not torch.equal(found, subsets(4, 6, 6, 1, 3))

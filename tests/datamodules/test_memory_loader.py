@@ -58,7 +58,10 @@ def trainer(**settings):
     return pl.Trainer(**(quiet | {"max_epochs": 3} | settings))
 
 
-@pytest.mark.parametrize("order", ["shuffled", "sequential", "replacement"])
+ORDERS = ["shuffled", "sequential", "replacement", "independent"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_order_is_a_function_of_seed_and_epoch(order):
     one, other = numbers(order=order, seed=3), numbers(order=order, seed=3)
     seen(one, 0), seen(one, 1)
@@ -66,7 +69,7 @@ def test_order_is_a_function_of_seed_and_epoch(order):
     assert seen(one, 5) == seen(other, 5)
 
 
-@pytest.mark.parametrize("order", ["shuffled", "replacement"])
+@pytest.mark.parametrize("order", ["shuffled", "replacement", "independent"])
 def test_order_changes_with_seed_and_epoch(order):
     loader = numbers(order=order)
     assert seen(loader, 0) != seen(loader, 1)
@@ -93,6 +96,25 @@ def test_draws_with_replacement_repeat_samples_uniformly():
     # binomial(10000, 1/10) has the standard deviation 30
     assert (counts - 1000).abs().max() < 150
     assert len(set(flat(seen(loader, 0)))) < 10
+
+
+def test_independent_batches_are_distinct_within_and_uniform_over_all():
+    loader = numbers(order="independent", steps=3000)
+    batches = seen(loader, 0)
+    assert len(batches) == len(loader) == 3000
+    assert all(len(set(batch)) == 4 for batch in batches)
+    counts = torch.bincount(torch.tensor(flat(batches)), minlength=SAMPLES)
+    expected = 3000 * 4 / SAMPLES
+    deviation = (expected * (1 - 4 / SAMPLES)) ** 0.5
+    assert (counts - expected).abs().max() < 4 * deviation
+    # of shuffled epochs no two batches share a sample
+    assert any(set(a) & set(b) for a, b in zip(batches, batches[1:], strict=False))
+
+
+@pytest.mark.parametrize("size, length", [(4, 5), (SAMPLES, 1)])
+def test_an_epoch_of_independent_batches_has_what_fits(size, length):
+    batches = seen(numbers(order="independent", batch_size=size), 3)
+    assert [len(batch) for batch in batches] == [size] * length
 
 
 def test_tensors_stay_together():
@@ -204,6 +226,9 @@ def test_an_epoch_is_not_continued_with_other_settings(changed):
         ("batch_size", {"batch_size": 0}),
         ("minibatches", {"minibatches": 0}),
         ("order", {"order": "random"}),
+        ("steps", {"order": "independent", "steps": 0}),
+        ("steps", {"steps": 3}),
+        ("batch_size", {"order": "independent", "batch_size": 24}),
         ("last", {"last": "keep"}),
         ("minibatches", {"last": "even", "minibatches": 2}),
         ("rank", {"rank": 2, "world_size": 2}),

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import ImageStreams, Quadratics
-from datamodules.images import MNIST
+from datamodules import MNIST, ImageStreams, Quadratics
 from tests.datamodules.test_image_data import real
 
 
