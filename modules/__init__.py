@@ -19,8 +19,10 @@ from modules.recurrent import (
     TokenNetwork,
     WordLSTM,
 )
+from modules.regression import Regression
 from modules.resnet import PreActResNet, ResNet, ResNet8
 from modules.small import SmallCharLSTM, SmallLeNet, SmallMnistFC
+from modules.tangent import NTKConv2d, NTKLinear, ShallowNet, TorchvisionNet
 from modules.task import Task
 from modules.wide_resnet import WideResNet
 
@@ -43,12 +45,16 @@ __all__ = [
     "MetaTask",
     "MnistConv",
     "MnistFC",
+    "NTKConv2d",
+    "NTKLinear",
     "Poisson",
     "PreActResNet",
     "Quadratic",
+    "Regression",
     "ResNet",
     "ResNet8",
     "ResidualMLP",
+    "ShallowNet",
     "SineProduct",
     "SmallCharLSTM",
     "SmallLeNet",
@@ -56,6 +62,7 @@ __all__ = [
     "StreamLSTM",
     "Task",
     "TokenNetwork",
+    "TorchvisionNet",
     "WideResNet",
     "WordLSTM",
 ]

@@ -12,6 +12,7 @@ from lightning_ecd.callbacks.losses_along import LossesAlong
 from lightning_ecd.callbacks.metrics_file import MetricsFile
 from lightning_ecd.callbacks.progress import ThriftyProgressBar
 from lightning_ecd.callbacks.publishing import publish
+from lightning_ecd.callbacks.regimes import Regimes
 from lightning_ecd.callbacks.slices import RadialSlice
 from lightning_ecd.callbacks.speed import Speed
 from lightning_ecd.callbacks.surface import Surface
@@ -28,6 +29,7 @@ __all__ = [
     "LossesAlong",
     "MetricsFile",
     "RadialSlice",
+    "Regimes",
     "Speed",
     "StopUntrained",
     "Surface",

@@ -1,5 +1,6 @@
 """Mini-batch SGD on least squares: spectra, kernels, regimes, generating functions."""
 
+from lightning_ecd.theory.companions import Companions
 from lightning_ecd.theory.generating import (
     MiniBatchSGD,
     loss_transform,
@@ -37,7 +38,16 @@ from lightning_ecd.theory.regimes import (
     sampled_adam,
     spectral_diagonal,
 )
-from lightning_ecd.theory.schedules import Schedule, jacobi, power, schedule
+from lightning_ecd.theory.schedules import (
+    Constant,
+    Jacobi,
+    Power,
+    Rates,
+    Schedule,
+    jacobi,
+    power,
+    schedule,
+)
 from lightning_ecd.theory.spectrum import (
     Fit,
     Spectrum,
@@ -74,12 +84,17 @@ __all__ = [
     "Averaged",
     "AveragedModes",
     "BlowUp",
+    "Companions",
+    "Constant",
     "Fit",
+    "Jacobi",
     "KernelProduct",
     "MiniBatchSGD",
     "Modes",
     "Optimum",
+    "Power",
     "PowerLaw",
+    "Rates",
     "Sampled",
     "SampledAdam",
     "Schedule",

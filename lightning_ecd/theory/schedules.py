@@ -16,6 +16,10 @@ from lightning_ecd.theory.generating import noise_strength, real
 Course = float | Sequence[float] | Tensor | Callable[[int], float]
 
 
+#: Steps, learning rate and momentum -> α and β of every step, (T,) each.
+Rates = Callable[[int, float, float], tuple[Tensor, Tensor]]
+
+
 class Schedule(NamedTuple):
     """What T steps are made with.
 
@@ -110,3 +114,43 @@ def jacobi(
 def power(steps: int, lr: float, exponent: float) -> Tensor:
     """Return α_s = lr (s + 1)^-exponent, shape (T,)."""
     return lr * torch.arange(1, steps + 1, dtype=torch.float64) ** -exponent
+
+
+class Constant:
+    """The same learning rate and momentum at every step."""
+
+    def __call__(self, steps: int, lr: float, momentum: float) -> tuple[Tensor, Tensor]:
+        """Return α and β of all steps, (T,) each."""
+        return _course("alpha", lr, steps), _course("beta", momentum, steps)
+
+
+class Power:
+    """The learning rate lr (s + 1)^-exponent; see `power`.
+
+    Args:
+        exponent: >= 0.
+    """
+
+    def __init__(self, exponent: float = 0.5):
+        self.exponent = exponent
+
+    def __call__(self, steps: int, lr: float, momentum: float) -> tuple[Tensor, Tensor]:
+        """Return α and β of all steps, (T,) each."""
+        return power(steps, lr, self.exponent), _course("beta", momentum, steps)
+
+
+class Jacobi:
+    """The Jacobi-accelerated heavy ball, which sets its own momentum; see `jacobi`.
+
+    Args:
+        a: > -1.
+        b: > -1.
+        index_from: n of the first step.
+    """
+
+    def __init__(self, a: float = 1.0, b: float = 1.0, index_from: int = 0):
+        self.settings = a, b, index_from
+
+    def __call__(self, steps: int, lr: float, momentum: float) -> tuple[Tensor, Tensor]:
+        """Return α and β of all steps, (T,) each."""
+        return jacobi(steps, lr, *self.settings)

@@ -1,0 +1,325 @@
+"""The theory's curves beside a run of SGD."""
+
+import json
+from copy import copy, deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_ecd.callbacks.publishing import publish, run_folder
+from lightning_ecd.errors import UserError
+from lightning_ecd.theory import (
+    Companions,
+    Constant,
+    MiniBatchSGD,
+    Rates,
+    Schedule,
+    alpha_crit,
+    jacobian_kernel,
+    lambda_crit,
+    largest_eigenvalue,
+    layer_kernel,
+    noise_strength,
+    total_noise,
+)
+
+#: Samples whose outputs are computed at once.
+_CHUNK = 1000
+
+
+class Regimes(Callback):
+    r"""Computes the linearised, averaged and diagonal regimes of a run of SGD.
+
+    At the start of a fit of `modules.Regression` the network's tangent kernel and
+    output error on the training samples are computed, and the regimes begin there with
+    the run's own mini-batches. On some steps, equally spaced in their logarithm, the
+    losses of all, and the network's own on the whole training set, are logged as
+    ``regimes/network``, ``regimes/linearized``, ``regimes/averaged``,
+    ``regimes/tau_1`` ...; the figure ``regimes.png`` and the arrays ``regimes.pt`` go
+    into the run's folder, the spectrum's numbers into ``theory.json``.
+
+    Args:
+        normalize_lr: Multiply the optimizer's lr by :math:`N/\lambda_{max}(K)`, so
+            that it is α of the theory. False: the regimes get α = lr
+            :math:`\lambda_{max}/N`.
+        rates: What becomes of lr and momentum over the steps: `Constant`, `Power`,
+            `Jacobi` of `lightning_ecd.theory`, or any function of (steps, lr,
+            momentum) that returns two arrays. The run follows it.
+        runs: Of the linearised regime; the first has the run's mini-batches, the
+            others those of the seeds that follow.
+        rank: Of the averaged regime; None: exact; 0: without it.
+        taus: Of the diagonal regime.
+        points: Steps with values, about.
+        memory: GiB that matrices of samples x samples may take.
+    """
+
+    def __init__(
+        self,
+        normalize_lr: bool = True,
+        rates: Rates | None = None,
+        runs: int = 1,
+        rank: int | None = 100,
+        taus: list[float] | None = None,
+        points: int = 100,
+        memory: float = 4.0,
+    ):
+        for name, value, least in (("runs", runs, 0), ("rank", rank or 0, 0)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if points < 2:
+            raise ValueError(f"points must be at least 2, got {points}")
+        if not memory > 0:
+            raise ValueError(f"memory must lie in (0, inf), got {memory}")
+        self.normalize_lr, self.rates = normalize_lr, rates or Constant()
+        self.runs, self.rank, self.points = runs, rank, points
+        self.taus, self.memory = [1.0, -1.0] if taus is None else taus, memory
+        self.curves: dict[str, list[Any]] = {}
+        self._saved: dict[str, Any] = {}
+        self._start: dict[str, Tensor] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what the theory does not speak of."""
+        if stage != "fit":
+            return
+        data = getattr(trainer, "datamodule", None)
+        if type(pl_module).__name__ != "Regression" and not hasattr(
+            pl_module, "network"
+        ):
+            raise UserError(
+                "trainer.callbacks: Regimes needs modules.Regression, got "
+                f"{type(pl_module).__name__}"
+            )
+        order = getattr(data, "order", None)
+        if order != "independent":
+            raise UserError(
+                "trainer.callbacks: Regimes needs independent mini-batches, got "
+                f"data.order={order}: set data.order=independent"
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise UserError(
+                "trainer.callbacks: Regimes needs one mini-batch a step: set "
+                "trainer.accumulate_grad_batches=1 and enlarge data.batch_size"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute the kernel, and where everything begins."""
+        group = _plain_sgd(trainer)
+        loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+        X, y = (tensor.to(pl_module.dtype) for tensor in _samples(loader))
+        self.X, self.y, N = X, y, len(y)
+        start = deepcopy(pl_module)
+        if self._saved:
+            start.load_state_dict(self._saved["network"])
+        self._start = {k: v.cpu().clone() for k, v in start.state_dict().items()}
+        K, d = _kernel(start, X, y)
+        steps = int(trainer.estimated_stepping_batches)
+        self.scale = largest_eigenvalue(K) / N
+        rate = group["lr"] * (1.0 if self.normalize_lr else self.scale)
+        alpha, beta = self.rates(steps, rate, group.get("momentum", 0.0))
+        batch = torch.full((steps,), loader._full)
+        self.schedule = Schedule(alpha.double(), beta.double(), batch)
+        self.companions = Companions(
+            K,
+            d,
+            self.schedule,
+            _Draws(loader, self.runs),
+            self.runs,
+            self.rank,
+            self.taus,
+            self.memory * 2**30,
+        )
+        spread = torch.logspace(0, 1, self.points, max(steps, 2)).round().long()
+        self.at = {0, *spread.unique().tolist()}
+        if self._saved:
+            self.companions.load_state_dict(self._saved["companions"])
+            self.curves = self._saved["curves"]
+            self._saved = {}
+        self._describe(trainer, loader._full)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the losses before the first step."""
+        if trainer.global_step == 0:
+            self._log(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the rates of the step to come."""
+        step = trainer.global_step
+        alpha, beta = self.schedule.alpha, self.schedule.beta
+        momentum = beta[step].item()
+        if step:  # the optimizer's velocity is ours over -α of its own step
+            momentum *= (alpha[step - 1] / alpha[step]).item()
+        if momentum == 0 and bool(beta.any()):
+            momentum = 1e-30  # at 0 the optimizer would forget to keep the gradient
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = alpha[step].item() / self.scale
+            if "momentum" in group:
+                group["momentum"] = momentum
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log the losses where it is due."""
+        if trainer.global_step in self.at:
+            self._log(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the curves; write them."""
+        folder = run_folder(trainer)
+        quick = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not self.curves.get("step"):
+            return
+        from lightning_ecd.theory.figures import as_curve, regimes  # matplotlib: 1 s
+
+        steps = self.curves["step"]
+        shown = {
+            name: as_curve(steps, values)
+            for name, values in self.curves.items()
+            if name != "step"
+        }
+        publish(
+            regimes(shown, self.companions.spectrum),
+            trainer,
+            "regimes.png",
+            "regimes/losses",
+        )
+        if folder is not None and not quick:
+            arrays = {name: torch.tensor(v) for name, v in self.curves.items()}
+            spectrum = self.companions.spectrum
+            arrays["eigenvalues"] = spectrum.eigenvalues.cpu()
+            arrays["coefficients"] = spectrum.coefficients.cpu()
+            torch.save(arrays, folder / "regimes.pt")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return curves, states, and the weights that the kernel is of."""
+        if not self._start:
+            return {}
+        return {
+            "curves": deepcopy(self.curves),
+            "companions": self.companions.state_dict(),
+            "network": self._start,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with them in the next fit."""
+        self._saved = state_dict
+
+    def _log(self, trainer: Trainer, pl_module: Any) -> None:
+        step = trainer.global_step
+        with torch.no_grad():
+            parts = zip(self.X.split(_CHUNK), self.y.split(_CHUNK), strict=True)
+            sums = [(pl_module(x) - y).square().sum().double() for x, y in parts]
+        losses: dict[str, Any] = {"network": sum(sums) / (2 * len(self.y))}
+        losses |= self.companions.advance(step)
+        self.curves.setdefault("step", []).append(step)
+        shown = {}
+        for name, value in losses.items():
+            self.curves.setdefault(name, []).append(torch.as_tensor(value).tolist())
+            shown[f"regimes/{name}"] = torch.as_tensor(value).mean().item()
+        for logger in trainer.loggers:
+            logger.log_metrics(shown, step)
+
+    def _describe(self, trainer: Trainer, batch: int) -> None:
+        """Write the theory's numbers of the run's first step."""
+        folder = run_folder(trainer)
+        quick = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if folder is None or quick or not trainer.is_global_zero:
+            return
+        spectrum = self.companions.spectrum
+        gamma = noise_strength(batch, spectrum.samples)
+        sgd = MiniBatchSGD(
+            self.schedule.alpha[0].item(), self.schedule.beta[0].item(), gamma
+        )
+        numbers = {
+            "samples": spectrum.samples,
+            "batch": batch,
+            "gamma": gamma,
+            "alpha": sgd.alpha,
+            "beta": sgd.beta,
+            "lambda_max_over_samples": self.scale,
+            "lr": float(sgd.alpha) / self.scale,
+            "loss_at_start": spectrum.loss,
+            "U(1)": total_noise(sgd, spectrum).item(),
+            "alpha_crit": alpha_crit(sgd, spectrum).item(),
+            "lambda_crit": lambda_crit(spectrum),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        Path(folder, "theory.json").write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+class _Draws:
+    """Mini-batches of a loader, and of loaders of the seeds that follow.
+
+    Args:
+        loader: Of independent batches.
+        runs: Loaders.
+    """
+
+    def __init__(self, loader: Any, runs: int):
+        self.loaders = []
+        for run in range(runs):
+            twin = copy(loader)
+            twin.seed, twin.indices = (
+                loader.seed + run,
+                torch.arange(len(loader.indices)),
+            )
+            self.loaders.append(twin)
+        self.length, self.size = len(loader), loader._full
+        self._epoch, self._orders = -1, torch.empty(0)
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the samples of all runs' mini-batches at a step, (R, b)."""
+        epoch, batch = divmod(step, self.length)
+        if epoch != self._epoch:
+            for loader in self.loaders:
+                loader.epoch = epoch
+            orders = [loader.epoch_order() for loader in self.loaders]
+            self._orders = torch.stack(orders).view(-1, self.length, self.size)
+            self._epoch = epoch
+        return self._orders[:, batch]
+
+
+def _samples(loader: Any) -> tuple[Tensor, Tensor]:
+    """Return all training samples as the network sees them."""
+    x, y = (tensor[loader.indices.to(tensor.device)] for tensor in loader.tensors)
+    return (x if loader.prepare is None else loader.prepare(x)), y
+
+
+def _kernel(task: LightningModule, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return kernel and output error, in double precision throughout."""
+    task = task.double()
+    network: nn.Module = task.network  # type: ignore[assignment]
+    X = X.double()
+    try:
+        K = layer_kernel(network, X)
+    except UserError:  # layers of other kinds
+        K = jacobian_kernel(network, X)
+    with torch.no_grad():
+        f = torch.cat([task(x) for x in X.split(_CHUNK)])
+    return K, f - y.double()
+
+
+def _plain_sgd(trainer: Trainer) -> dict[str, Any]:
+    """Return the group of an optimizer that is SGD with momentum and nothing else."""
+    (optimizer,) = trainer.optimizers
+    groups = optimizer.param_groups
+    group = groups[0]
+    name = type(optimizer).__name__
+    extras = ("dampening", "nesterov", "weight_decay")
+    changed = [key for key in extras if group.get(key)]
+    if name not in ("SGD", "HeavyBall") or len(groups) != 1 or changed:
+        what = f" with {', '.join(changed)}" if changed else ""
+        raise UserError(
+            "trainer.callbacks: Regimes speaks of SGD with momentum, got "
+            f"{name}{what}: set model.optimizer=HeavyBall"
+        )
+    return group

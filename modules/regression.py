@@ -1,0 +1,121 @@
+"""Least squares with any network."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lightning_ecd.errors import UserError
+from modules.task import LRSchedulerFactory, Task
+
+
+class Regression(Task):
+    r"""The loss :math:`\frac12 \langle (f(x) - y)^2 \rangle` of any network.
+
+    Metrics: ``val/loss``; ``val/rmse``, the root of the mean squared error in the
+    target's own units; where the targets are numbers of classes ``val/accuracy``, the
+    share of outputs that are nearest to their own.
+
+    Args:
+        network: Builds the network; in a config its class_path and init_args. It has
+            one output.
+        optimizer: See `Task`.
+        minibatches: See `Task`.
+        scheduler: See `Task`.
+        scheduler_interval: See `Task`.
+        groups: See `Task`.
+    """
+
+    metric_names = (
+        "val/loss",
+        "val/rmse",
+        "val/accuracy",
+        "test/loss",
+        "test/rmse",
+        "test/accuracy",
+    )
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        optimizer: OptimizerCallable,
+        minibatches: int | None = None,
+        scheduler: LRSchedulerFactory | None = None,
+        scheduler_interval: str = "epoch",
+        groups: dict[str, dict[str, Any]] | None = None,
+    ):
+        super().__init__(optimizer, minibatches, scheduler, scheduler_interval, groups)
+        self.network = network()
+        self.means = nn.ModuleDict(
+            {name.replace("/", "_"): MeanMetric() for name in self.metric_names}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output of every input, (B,)."""
+        f = self.network(x)
+        if f.dim() == 2 and f.shape[1] == 1:
+            return f[:, 0]
+        if f.dim() != 1:
+            raise UserError(
+                f"the network has outputs of shape {tuple(f.shape[1:])}: regression "
+                "needs one, set model.network.outputs to 1"
+            )
+        return f
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return half the mean squared error of (x, y)."""
+        x, y = batch
+        return (self(x) - y).square().mean() / 2
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the validation means."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the test means."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the outputs in the target's own units, (B,)."""
+        mean, std = self._target()
+        return self(batch[0]) * std + mean
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the root of the mean squared error."""
+        self._log_rmse("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the root of the mean squared error."""
+        self._log_rmse("test")
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        x, y = batch
+        f = self(x)
+        mean, std = self._target()
+        values = {"loss": (f - y).square().mean() / 2}
+        self._mean(stage, "rmse").update(2 * values["loss"] * std**2, weight=len(y))
+        data = getattr(self.trainer, "datamodule", None)
+        if getattr(data, "targets", "") == "numbers":
+            right = (f * std + mean).round() == (y * std + mean).round()
+            values["accuracy"] = right.float().mean()
+        for name, value in values.items():
+            metric = self._mean(stage, name)
+            metric.update(value, weight=len(y))
+            self.log(
+                f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=True
+            )
+
+    def _log_rmse(self, stage: str) -> None:
+        metric = self._mean(stage, "rmse")
+        self.log(f"{stage}/rmse", metric.compute().sqrt())
+        metric.reset()
+
+    def _mean(self, stage: str, name: str) -> Any:
+        return self.means[f"{stage}_{name}"]
+
+    def _target(self) -> tuple[float, float]:
+        """Return mean and standard deviation of the target."""
+        data = getattr(self.trainer, "datamodule", None)
+        return getattr(data, "target", (0.0, 1.0))

@@ -1,0 +1,227 @@
+"""The theory's curves beside a run: on linear networks they are the run."""
+
+import json
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from datamodules import SyntheticPowerLaw
+from lightning_ecd.callbacks import Regimes
+from lightning_ecd.errors import UserError
+from lightning_ecd.optimizers import HeavyBall
+from lightning_ecd.theory import (
+    Jacobi,
+    Power,
+    from_power_law,
+    synthetic_kernel,
+)
+from modules import Regression
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
+N = 24
+
+
+class FromZero(nn.Linear):
+    """A linear network without bias that begins at 0."""
+
+    def __init__(self):
+        super().__init__(N, 1, bias=False)
+        nn.init.zeros_(self.weight)
+
+
+def problem(batch_size=3, **settings):
+    return SyntheticPowerLaw(1.5, 0.75, N, batch_size=batch_size, steps=7, **settings)
+
+
+def task(lr=0.7, momentum=0.0, optimizer=HeavyBall):
+    return Regression(FromZero, lambda params: optimizer(params, lr, momentum))
+
+
+def fit(callback, task, data=None, steps=60, folder=None, ckpt_path=None, **settings):
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        precision="64-true",
+        callbacks=[callback],
+        **({} if folder is None else {"default_root_dir": folder}),
+        **settings,
+    )
+    trainer.fit(task, data or problem(), ckpt_path=ckpt_path)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "momentum, rates",
+    [
+        (0.0, None),
+        (0.6, None),
+        (-0.4, None),
+        (0.0, Jacobi(1.0, 1.0)),
+        (0.3, Power(0.5)),
+    ],
+)
+def test_a_linear_network_is_its_own_linearisation(momentum, rates, tmp_path):
+    callback = Regimes(rates=rates, runs=1, rank=None)
+    fit(callback, task(0.7, momentum), folder=tmp_path)
+    network = torch.tensor(callback.curves["network"])
+    linearized = torch.tensor(callback.curves["linearized"])[:, 0]
+    assert len(network) > 20
+    torch.testing.assert_close(network, linearized, rtol=1e-6, atol=0)
+    # with noise the Jacobi schedule diverges in the end
+    assert (network[-1] < network[0]) == (not isinstance(rates, Jacobi))
+
+
+def test_torch_s_own_sgd_is_followed_too(tmp_path):
+    callback = Regimes(rates=Jacobi(), rank=0, taus=[])
+
+    def sgd(params, lr, momentum):
+        return torch.optim.SGD(params, lr, momentum)
+
+    fit(callback, task(0.7, 0.0, sgd), folder=tmp_path)
+    linearized = torch.tensor(callback.curves["linearized"])[:, 0]
+    network = torch.tensor(callback.curves["network"])
+    torch.testing.assert_close(network, linearized, rtol=1e-6, atol=0)
+    assert set(callback.curves) == {"step", "network", "linearized"}
+
+
+def test_the_rate_is_that_of_the_normalised_kernel(tmp_path):
+    class Thrice(SyntheticPowerLaw):
+        def read(self):
+            x, y = super().read()
+            return 3 * x, y
+
+    curves = []
+    for data, lr, normalize in (
+        (problem(), 0.5, True),
+        (Thrice(1.5, 0.75, N, batch_size=3, steps=7), 0.5, True),
+        (Thrice(1.5, 0.75, N, batch_size=3, steps=7), 0.5 / 9, False),
+    ):
+        callback = Regimes(normalize_lr=normalize, rank=None)
+        fit(callback, task(lr), data, folder=tmp_path)
+        curves.append(torch.tensor(callback.curves["network"]))
+    torch.testing.assert_close(curves[1], curves[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(curves[2], curves[0], rtol=1e-5, atol=0)
+
+
+def test_averages_of_many_runs_meet_the_exact_average(tmp_path):
+    callback = Regimes(runs=3000, rank=None, points=10)
+    fit(callback, task(), steps=40, folder=tmp_path)
+    runs = torch.tensor(callback.curves["linearized"], dtype=torch.float64)
+    exact = torch.tensor(callback.curves["averaged"], dtype=torch.float64)
+    error = runs.std(1) / runs.shape[1] ** 0.5
+    assert ((runs.mean(1) - exact).abs()[1:] < 5 * error[1:]).all()
+    # runs of other seeds have other mini-batches
+    assert runs[-1].std() > 0
+
+
+def test_the_start_is_the_problem_s_own(tmp_path):
+    callback = Regimes(rank=None)
+    fit(callback, task(), folder=tmp_path)
+    spectrum = from_power_law(1.5, 0.75, N)
+    K, d = synthetic_kernel(spectrum, 42)
+    torch.testing.assert_close(
+        callback.companions.spectrum.eigenvalues,
+        spectrum.eigenvalues,
+        rtol=0,
+        atol=1e-6,
+    )
+    starts = [values[0] for name, values in callback.curves.items() if name != "step"]
+    expected = (d @ d).item() / (2 * N)
+    assert all(
+        torch.as_tensor(start).mean().item() == pytest.approx(expected, rel=1e-5)
+        for start in starts
+    )
+
+
+def test_the_folder_gets_curves_numbers_and_a_figure(tmp_path):
+    callback = Regimes(rank=5, taus=[1.0, 0.5])
+    fit(callback, task(), folder=tmp_path)
+    numbers = json.loads((tmp_path / "theory.json").read_text())
+    assert numbers["samples"] == N and numbers["batch"] == 3
+    assert numbers["alpha"] == pytest.approx(0.7)
+    assert numbers["alpha"] < numbers["alpha_crit"]
+    assert 0 < numbers["U(1)"] < 1
+    arrays = torch.load(tmp_path / "regimes.pt", weights_only=True)
+    assert {"network", "averaged", "tau_1", "tau_0.5", "eigenvalues"} <= set(arrays)
+    assert (tmp_path / "regimes.png").stat().st_size > 10_000
+
+
+def test_a_resumed_run_goes_on_to_the_bit(tmp_path):
+    def regimes():
+        return Regimes(rates=Jacobi(), runs=2, rank=6)
+
+    whole = regimes()
+    fit(whole, task(), folder=tmp_path)
+
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == 25:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    first = regimes()
+    trainer = pl.Trainer(
+        max_steps=60,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        precision="64-true",
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+        callbacks=[first, Stop()],
+    )
+    trainer.fit(task(), problem())
+    second = regimes()
+    fit(second, task(), folder=tmp_path, ckpt_path=tmp_path / "middle.ckpt")
+    assert second.curves == whole.curves
+
+
+@pytest.mark.parametrize(
+    "make, data, message",
+    [
+        (lambda p: torch.optim.Adam(p), {}, "HeavyBall"),
+        (
+            lambda p: torch.optim.SGD(p, 0.1, nesterov=True, momentum=0.9),
+            {},
+            "nesterov",
+        ),
+        (lambda p: HeavyBall(p, 0.1), {"order": "shuffled"}, "data.order=independent"),
+    ],
+)
+def test_what_the_theory_does_not_speak_of_is_refused(make, data, message, tmp_path):
+    module = Regression(FromZero, make)
+    settings = {"steps": None} if "order" in data else {"steps": 7}
+    module_data = SyntheticPowerLaw(1.5, 0.75, N, batch_size=3, **settings, **data)
+    with pytest.raises(UserError, match=message):
+        fit(Regimes(), module, module_data, folder=tmp_path)
+
+
+def test_accumulation_is_refused(tmp_path):
+    with pytest.raises(UserError, match="accumulate_grad_batches"):
+        fit(Regimes(), task(), folder=tmp_path, accumulate_grad_batches=2)
+
+
+def test_matrices_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(UserError, match="at most"):
+        fit(Regimes(memory=1e-5), task(), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("runs", -1), ("rank", -1), ("points", 1), ("memory", 0.0)]
+)
+def test_bad_arguments_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=name):
+        Regimes(**{name: value})
