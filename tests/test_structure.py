@@ -21,7 +21,7 @@ LAYERS = (
     {"callbacks"},
     {"parser"},
     {"cli"},
-    {"inspection", "orthogonality", "scoping", "studies", "trained"},
+    {"inspection", "orthogonality", "predictions", "scoping", "studies", "trained"},
     {"__main__"},
 )
 

@@ -108,13 +108,13 @@ class Regimes(Callback):
         """Compute the kernel, and where everything begins."""
         group = _plain_sgd(trainer)
         loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-        X, y = (tensor.to(pl_module.dtype) for tensor in _samples(loader))
+        X, y = (tensor.to(pl_module.dtype) for tensor in training_samples(loader))
         self.X, self.y, N = X, y, len(y)
         start = deepcopy(pl_module)
         if self._saved:
             start.load_state_dict(self._saved["network"])
         self._start = {k: v.cpu().clone() for k, v in start.state_dict().items()}
-        K, d = _kernel(start, X, y)
+        K, d = kernel_of(start, X, y)
         steps = int(trainer.estimated_stepping_batches)
         self.scale = largest_eigenvalue(K) / N
         rate = group["lr"] * (1.0 if self.normalize_lr else self.scale)
@@ -288,13 +288,13 @@ class _Draws:
         return self._orders[:, batch]
 
 
-def _samples(loader: Any) -> tuple[Tensor, Tensor]:
+def training_samples(loader: Any) -> tuple[Tensor, Tensor]:
     """Return all training samples as the network sees them."""
     x, y = (tensor[loader.indices.to(tensor.device)] for tensor in loader.tensors)
     return (x if loader.prepare is None else loader.prepare(x)), y
 
 
-def _kernel(task: LightningModule, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def kernel_of(task: LightningModule, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return kernel and output error, in double precision throughout."""
     task = task.double()
     network: nn.Module = task.network  # type: ignore[assignment]

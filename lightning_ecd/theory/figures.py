@@ -83,3 +83,118 @@ def as_curve(steps: Sequence[float], losses: Any) -> Curve:
     if table.shape[1] == 1:
         return steps, mean, None
     return steps, mean, (table.std(1) / table.shape[1] ** 0.5).tolist()
+
+
+def spectrum_figure(spectrum: Spectrum) -> Figure:
+    """Draw `spectrum_panel` alone."""
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    spectrum_panel(figure.subplots(), spectrum)
+    return figure
+
+
+#: Batch, losses (A, B), momenta (M,) and critical rates (M,) of the border, γ.
+Panel = tuple[int, Tensor, Tensor, Tensor, Any]
+
+
+def loss_maps(
+    alpha: Tensor, beta: Tensor, panels: Sequence[Panel], critical: float, steps: int
+) -> Figure:
+    """Draw losses over learning rate and momentum, a panel for each batch size.
+
+    The solid line is the border of stability, dashed and dotted its two asymptotes,
+    the star the lowest loss.
+
+    Args:
+        alpha: Learning rates, (A,).
+        beta: Momenta, (B,).
+        panels: Of the maps.
+        critical: λ_crit of the second asymptote.
+        steps: t.
+    """
+    figure = Figure(figsize=(4.2 * len(panels) + 0.8, 4), layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    logs = [losses.clamp_min(1e-300).log10() for _, losses, *_ in panels]
+    finite = torch.cat([log[log.isfinite()] for log in logs])
+    low = max(finite.min().item(), finite.max().item() - 12) if len(finite) else -1.0
+    high = finite.max().item() if len(finite) else 0.0
+    mesh = None
+    for axes, (batch, losses, inner, border, gamma), log in zip(
+        row, panels, logs, strict=True
+    ):
+        shown = torch.where(log.isfinite(), log, torch.nan).T.numpy()
+        mesh = axes.pcolormesh(alpha.numpy(), beta.numpy(), shown, vmin=low, vmax=high)
+        axes.plot(border, inner, color="black", linewidth=1.5, label="U(1) = 1")
+        axes.plot(2 * (1 + inner), inner, "--", color="black", linewidth=1)
+        if gamma > 0:
+            second = 1 - gamma * alpha * critical / 2
+            axes.plot(alpha, second, ":", color="black", linewidth=1.2)
+        if log.isfinite().any():
+            i, j = divmod(int(losses.argmin()), losses.shape[1])
+            place = alpha[i].item(), beta[j].item()
+            axes.plot(
+                *place, "*", color="white", markeredgecolor="black", markersize=12
+            )
+        axes.set(
+            title=f"b = {batch}",
+            xlabel=r"learning rate $\alpha$",
+            xlim=(alpha[0].item(), alpha[-1].item()),
+            ylim=(-1, 1),
+        )
+    row[0].set_ylabel(r"momentum $\beta$")
+    if mesh is not None:
+        bar = figure.colorbar(mesh, ax=row)
+        bar.set_label(f"log10 of the loss after {steps} steps")
+    return figure
+
+
+def gain_figure(nu: Tensor, kappa: Tensor, gain: Tensor) -> Figure:
+    """Draw where a negative momentum helps, over the exponents.
+
+    Args:
+        nu: Shape (A,).
+        kappa: Shape (B,).
+        gain: Of `gain_map`, (A, B).
+    """
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    bound = min(gain.abs().nan_to_num(0, 0, 0).max().item(), 5.0)
+    plane = nu.numpy(), kappa.numpy(), gain.T.numpy()
+    mesh = axes.pcolormesh(*plane, cmap="RdBu", vmin=-bound, vmax=bound)
+    axes.contour(*plane, levels=[0.0], colors="black")
+    axes.plot(nu, 2 * nu - 1, "--", color="black", label=r"$\kappa = 2\nu - 1$")
+    axes.set(
+        xlabel=r"$\nu$",
+        ylabel=r"$\kappa$",
+        ylim=(kappa[0].item(), kappa[-1].item()),
+        title="negative momentum helps above the line",
+    )
+    axes.legend(loc="lower right")
+    bar = figure.colorbar(mesh, ax=axes)
+    bar.set_label("log of the condition's two sides")
+    return figure
+
+
+def momentum_figure(
+    rows: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]],
+) -> Figure:
+    """Draw losses over the learning rate without momentum, and over the momentum.
+
+    Args:
+        rows: Name -> learning rates, losses there, momenta, losses there.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, (alpha, over, beta, losses)), colour in zip(
+        rows.items(), cycle(COLOURS), strict=False
+    ):
+        label = name.replace("nu_", r"$\nu$ = ").replace("_kappa_", r", $\kappa$ = ")
+        left.plot(alpha, over / over.nan_to_num(torch.inf).min(), color=colour)
+        right.plot(beta, losses / losses.min(), color=colour, label=label)
+        best = losses.argmin()
+        right.plot(beta[best], 1, "o", color=colour)
+    left.set(xlabel=r"learning rate $\alpha$, $\beta$ = 0", ylabel="loss / lowest")
+    right.set(xlabel=r"momentum $\beta$ at one $\alpha$")
+    for axes in (left, right):
+        tidy(axes)
+    right.legend(frameon=False)
+    return figure

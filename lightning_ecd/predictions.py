@@ -1,0 +1,153 @@
+"""The command `theory`: what the theory of mini-batch SGD says about a problem."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from lightning_ecd.callbacks.regimes import kernel_of, training_samples
+from lightning_ecd.cli import CommandLine, quieten
+from lightning_ecd.errors import UserError
+from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, new_folder, one_line
+from lightning_ecd.theory.problems import Given, PowerLaws, Problem
+from lightning_ecd.theory.studies import Findings, TheoryStudy
+
+#: Rows of the table that are printed; all are written.
+_SHOWN = 40
+
+
+class Prediction:
+    """A study of the theory.
+
+    Args:
+        study: What to find out, of `lightning_ecd.theory.studies`.
+        problem: About what, of `lightning_ecd.theory.problems`; default: power laws.
+        experiment: In place of `problem`: a config of a fit of `modules.Regression`,
+            whose network's tangent kernel on the training samples it is.
+        arguments: Flags of that fit, such as --data.samples=1000.
+        device: Where to compute: "cpu", "cuda", ...
+    """
+
+    def __init__(
+        self,
+        study: TheoryStudy,
+        problem: Problem | None = None,
+        experiment: str | None = None,
+        arguments: list[str] | None = None,
+        device: str = "cpu",
+    ):
+        if problem is not None and experiment is not None:
+            raise ValueError("problem and experiment exclude each other")
+        if arguments and experiment is None:
+            raise ValueError("arguments belong to an experiment, which is not given")
+        self.study, self.device = study, torch.device(device)
+        self.experiment, self.arguments = experiment, arguments or []
+        self.problem = problem
+
+    def subject(self) -> Problem:
+        """Return the problem that the study is about."""
+        if self.experiment is not None:
+            return _of_experiment(self.experiment, self.arguments, self.device)
+        return self.problem or PowerLaws()
+
+
+def _of_experiment(
+    config: str, arguments: Sequence[str], device: torch.device
+) -> Problem:
+    """Return kernel and output error of an experiment's network at its start."""
+    off = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    line = CommandLine(["--config", config, *arguments, *off], run=False)
+    task, data = line.model, line.datamodule
+    if type(task).__name__ != "Regression" or data is None:
+        raise UserError(
+            f"experiment: {config} must train modules.Regression on a data module"
+        )
+    data.prepare_data()
+    data.setup("fit")
+    X, y = training_samples(data.train_dataloader())
+    K, d = kernel_of(task.to(device), X.to(device), y.to(device))
+    return Given(K, d)
+
+
+def write(folder: Path, found: Findings) -> None:
+    """Write numbers, arrays, pictures and TensorBoard's records."""
+    text = json.dumps(found.numbers, indent=2) + "\n"
+    (folder / "numbers.json").write_text(text)
+    torch.save({k: v.cpu() for k, v in found.arrays.items()}, folder / "arrays.pt")
+    with SummaryWriter(str(folder)) as board:
+        for name, value in found.numbers.items():
+            if isinstance(value, int | float):
+                board.add_scalar(f"theory/{name}", value)
+        for name, draw in found.figures.items():
+            figure = draw()
+            for kind in ("png", "pdf"):
+                figure.savefig(folder / f"{name}.{kind}", dpi=120)
+            board.add_figure(f"theory/{name}", figure)
+
+
+def show(found: Findings) -> None:
+    """Print the numbers as a table."""
+    table = Table("", "value")
+    flat = {k: v for k, v in found.numbers.items() if not isinstance(v, list)}
+    for name, value in list(flat.items())[:_SHOWN]:
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+    Console().print(table)
+    if len(flat) > _SHOWN:
+        print(f"{len(flat) - _SHOWN} more in numbers.json")
+
+
+def _parsed(args: Sequence[str]) -> tuple[Prediction, dict[str, Any], str]:
+    parser = Parser(
+        prog=f"{PROGRAM} theory",
+        description="What the theory of mini-batch SGD says about a least-squares "
+        "problem: losses, stability, phases, momenta.",
+    )
+    parser.arguments = args
+    parser.add_argument("--config", action="config", help="a file of configs/study")
+    parser.add_argument(
+        "--name", type=str | None, help="folder below logs/; default: the config's name"
+    )
+    parser.add_class_arguments(Prediction)
+    parsed = parser.parse_args(list(args))
+    files = parsed.get("config") or []
+    name = parsed.get("name") or (Path(str(files[0])).stem if files else "theory")
+    settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
+    values = vars(parser.instantiate_classes(parsed))
+    if values["experiment"] is not None and files:  # beside the study's own file
+        beside = Path(str(files[0])).parent / values["experiment"]
+        values["experiment"] = str(beside if beside.is_file() else values["experiment"])
+    kept = {k: v for k, v in values.items() if k not in ("config", "name")}
+    return Prediction(**kept), settings, str(name)
+
+
+def theory(args: Sequence[str]) -> None:
+    """Run the command; what the user can mend is one line."""
+    quieten()
+    try:
+        prediction, settings, name = _parsed(args)
+        with Progress(transient=True) as bars:
+            task = bars.add_task("problem", total=1.0)
+
+            def progress(what: str, share: float) -> None:
+                bars.update(task, description=what, completed=share)
+
+            problem = PowerLaws()
+            if prediction.study.needs_problem:
+                problem = prediction.subject()  # type: ignore[assignment]
+            found = prediction.study.run(problem, progress)
+    except (UserError, ValueError, TypeError, OSError) as error:
+        fail(one_line(str(error)))
+    except KeyboardInterrupt:
+        fail("interrupted; nothing was written", code=130)
+    folder = new_folder(name)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write(folder, found)
+    show(found)
+    print(f"results: {folder}\nto look at them: tensorboard --logdir {LOGS}")

@@ -1,0 +1,106 @@
+"""`lightning-ecd theory`: studies from files and flags; errors in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.conftest import ROOT
+
+STUDIES = [
+    file
+    for file in sorted((ROOT / "configs" / "study").glob("*.yaml"))
+    if "lightning_ecd.theory" in file.read_text()
+]
+MAP = ROOT / "configs" / "study" / "loss_map_powerlaw.yaml"
+EXPERIMENT = ROOT / "configs" / "experiment" / "regimes_digits.yaml"
+#: What makes a study of seconds short.
+QUICK = {
+    "loss_map_powerlaw": ["--study.alpha=[0,4,9]", "--study.beta=[-1,1,7]"],
+    "negative_momentum_map": ["--study.nu=[1.1,3,5]", "--study.samples=50"],
+    "momentum_powerlaw": ["--study.laws=[[1.5,4]]", "--study.samples=200"],
+    "budget_powerlaw": ["--problem.samples=100"],
+    "regimes_powerlaw": ["--study.steps=20", "--problem.samples=50"],
+}
+_FEW = ["--arguments=[--data.samples=120, --data.batch_size=10]"]
+OF_EXPERIMENTS = {"spectrum_mnist": _FEW, "loss_map_mnist": _FEW, "budget_mnist": _FEW}
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_study_runs_and_writes_its_findings(file, cli, monkeypatch):
+    if file.stem in OF_EXPERIMENTS:
+        pytest.importorskip("sklearn")
+        root = Path(__import__("os").environ.get("LIGHTNING_ECD_DATA", "data"), "MNIST")
+        if not root.is_dir():
+            pytest.skip(f"{root} is missing: set LIGHTNING_ECD_DATA")
+    quick = [*QUICK.get(file.stem, []), *OF_EXPERIMENTS.get(file.stem, [])]
+    result = cli("theory", "--config", file, *quick)
+    assert (result.code, result.err) == (0, "")
+    folder = Path("logs") / file.stem / "version_0"
+    numbers = json.loads((folder / "numbers.json").read_text())
+    assert numbers
+    assert torch.load(folder / "arrays.pt", weights_only=True)
+    pictures = {path.stem for path in folder.glob("*.png")}
+    assert pictures and pictures == {path.stem for path in folder.glob("*.pdf")}
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert json.loads((folder / "config.json").read_text())["study"]["class_path"]
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_study_states_published_and_own_numbers(file):
+    head = [line for line in file.read_text().splitlines() if line[:1] == "#"]
+    assert any(line.startswith("# Published") for line in head)
+    assert any(line.startswith("# Ours") for line in head)
+
+
+def test_a_study_of_an_experiment_is_of_its_network(cli):
+    few = "--arguments=[--data.samples=100, --data.batch_size=10]"
+    study = "lightning_ecd.theory.studies.SpectrumStudy"
+    windows = ["--study.eigenvalues=[5,50]", "--study.tails=[5,50]"]
+    result = cli("theory", "--study", study, *windows, "--experiment", EXPERIMENT, few)
+    assert (result.code, result.err) == (0, "")
+    numbers = json.loads(Path("logs/theory/version_0/numbers.json").read_text())
+    assert numbers["samples"] == 100
+    assert 0.5 < numbers["nu"] < 3
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--study.betas=[1]"], ["betas"]),
+        (["--study.steps=many"], ["steps", "many"]),
+        (["--study.batches=[-3]"], ["batches"]),
+        (["--problem.nu=-1"], ["nu"]),
+        (["--experiment=no.yaml"], ["exclude"]),
+        (["--arguments=[--a=1]"], ["experiment"]),
+        (["--study=Nothing"], ["Nothing"]),
+    ],
+)
+def test_errors_are_one_line(flags, words, cli):
+    result = cli("theory", "--config", MAP, *flags)
+    assert result.code == 2
+    assert all(word in result.error for word in words)
+    assert not Path("logs").exists()
+
+
+@pytest.mark.parametrize(
+    "experiment, words",
+    [
+        ("no.yaml", ["no.yaml"]),
+        (ROOT / "configs/experiment/bbi_digits.yaml", ["modules.Regression"]),
+    ],
+)
+def test_experiments_that_do_not_fit_are_one_line(experiment, words, cli):
+    study = "lightning_ecd.theory.studies.SpectrumStudy"
+    result = cli("theory", "--study", study, "--experiment", experiment)
+    assert result.code == 2
+    assert all(word in result.error for word in words)
+
+
+def test_a_missing_kernel_is_one_line(cli):
+    problem = "lightning_ecd.theory.problems.KernelFile"
+    study = "lightning_ecd.theory.studies.SpectrumStudy"
+    flags = ["--problem", problem, "--problem.file", "none.pt", "--study", study]
+    result = cli("theory", *flags)
+    assert result.code == 2 and "none.pt" in result.error
