@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_ecd.callbacks.regimes import kernel_of, training_samples
+from lightning_ecd.callbacks.least_squares import kernel_of, training_samples
 from lightning_ecd.cli import CommandLine, quieten
 from lightning_ecd.errors import UserError
 from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, new_folder, one_line

@@ -6,6 +6,7 @@ from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
 from lightning_ecd.callbacks.confusion import Confusion
 from lightning_ecd.callbacks.curvature import Curvature
 from lightning_ecd.callbacks.diagnostics import Diagnostics
+from lightning_ecd.callbacks.forecast import Forecast
 from lightning_ecd.callbacks.histories import Histories
 from lightning_ecd.callbacks.hparams import TensorBoard
 from lightning_ecd.callbacks.losses_along import LossesAlong
@@ -24,6 +25,7 @@ __all__ = [
     "Confusion",
     "Curvature",
     "Diagnostics",
+    "Forecast",
     "Histories",
     "LastAverage",
     "LossesAlong",

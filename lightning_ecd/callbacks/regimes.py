@@ -7,8 +7,15 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_ecd.callbacks.least_squares import (
+    kernel_of,
+    plain_sgd,
+    require_regression,
+    training_samples,
+    whole_loss,
+)
 from lightning_ecd.callbacks.publishing import publish, run_folder
 from lightning_ecd.errors import UserError
 from lightning_ecd.theory import (
@@ -18,16 +25,11 @@ from lightning_ecd.theory import (
     Rates,
     Schedule,
     alpha_crit,
-    jacobian_kernel,
     lambda_crit,
     largest_eigenvalue,
-    layer_kernel,
     noise_strength,
     total_noise,
 )
-
-#: Samples whose outputs are computed at once.
-_CHUNK = 1000
 
 
 class Regimes(Callback):
@@ -85,13 +87,7 @@ class Regimes(Callback):
         if stage != "fit":
             return
         data = getattr(trainer, "datamodule", None)
-        if type(pl_module).__name__ != "Regression" and not hasattr(
-            pl_module, "network"
-        ):
-            raise UserError(
-                "trainer.callbacks: Regimes needs modules.Regression, got "
-                f"{type(pl_module).__name__}"
-            )
+        require_regression(pl_module, "Regimes")
         order = getattr(data, "order", None)
         if order != "independent":
             raise UserError(
@@ -106,7 +102,7 @@ class Regimes(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute the kernel, and where everything begins."""
-        group = _plain_sgd(trainer)
+        group = plain_sgd(trainer, "Regimes")
         loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         X, y = (tensor.to(pl_module.dtype) for tensor in training_samples(loader))
         self.X, self.y, N = X, y, len(y)
@@ -215,10 +211,7 @@ class Regimes(Callback):
 
     def _log(self, trainer: Trainer, pl_module: Any) -> None:
         step = trainer.global_step
-        with torch.no_grad():
-            parts = zip(self.X.split(_CHUNK), self.y.split(_CHUNK), strict=True)
-            sums = [(pl_module(x) - y).square().sum().double() for x, y in parts]
-        losses: dict[str, Any] = {"network": sum(sums) / (2 * len(self.y))}
+        losses: dict[str, Any] = {"network": whole_loss(pl_module, self.X, self.y)}
         losses |= self.companions.advance(step)
         self.curves.setdefault("step", []).append(step)
         shown = {}
@@ -286,40 +279,3 @@ class _Draws:
             self._orders = torch.stack(orders).view(-1, self.length, self.size)
             self._epoch = epoch
         return self._orders[:, batch]
-
-
-def training_samples(loader: Any) -> tuple[Tensor, Tensor]:
-    """Return all training samples as the network sees them."""
-    x, y = (tensor[loader.indices.to(tensor.device)] for tensor in loader.tensors)
-    return (x if loader.prepare is None else loader.prepare(x)), y
-
-
-def kernel_of(task: LightningModule, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return kernel and output error, in double precision throughout."""
-    task = task.double()
-    network: nn.Module = task.network  # type: ignore[assignment]
-    X = X.double()
-    try:
-        K = layer_kernel(network, X)
-    except UserError:  # layers of other kinds
-        K = jacobian_kernel(network, X)
-    with torch.no_grad():
-        f = torch.cat([task(x) for x in X.split(_CHUNK)])
-    return K, f - y.double()
-
-
-def _plain_sgd(trainer: Trainer) -> dict[str, Any]:
-    """Return the group of an optimizer that is SGD with momentum and nothing else."""
-    (optimizer,) = trainer.optimizers
-    groups = optimizer.param_groups
-    group = groups[0]
-    name = type(optimizer).__name__
-    extras = ("dampening", "nesterov", "weight_decay")
-    changed = [key for key in extras if group.get(key)]
-    if name not in ("SGD", "HeavyBall") or len(groups) != 1 or changed:
-        what = f" with {', '.join(changed)}" if changed else ""
-        raise UserError(
-            "trainer.callbacks: Regimes speaks of SGD with momentum, got "
-            f"{name}{what}: set model.optimizer=HeavyBall"
-        )
-    return group

@@ -349,6 +349,7 @@ def spectral_diagonal(
     steps: int,
     tau1: Real = 1.0,
     tau2: Real = 1.0,
+    whole: int | None = None,
 ) -> tuple[Modes, Tensor]:
     r"""Return the second moments of the modes after some steps, and the mean losses.
 
@@ -368,6 +369,8 @@ def spectral_diagonal(
         steps: How many to make.
         tau1: τ1, a number or (P,).
         tau2: τ2, likewise.
+        whole: Samples that the mini-batches come from; None: those of the spectrum,
+            which may have been estimated from some of them.
 
     Returns:
         The state, and losses (steps, ...) after every step.
@@ -375,7 +378,7 @@ def spectral_diagonal(
     step, C, J, P = state
     _rates(schedule, step, steps)
     span = slice(step, step + steps)
-    gammas = schedule.gamma(spectrum.samples)
+    gammas = schedule.gamma(whole or spectrum.samples)
     courses = [x[span] for x in (schedule.alpha, schedule.beta, gammas)]
     same = all(bool((x == x[:1]).all()) for x in courses)
     columns = [x.unsqueeze(-1).to(C.device) for x in courses]

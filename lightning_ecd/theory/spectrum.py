@@ -185,6 +185,7 @@ def from_lanczos(
     probes: int = 4,
     seed: int = 0,
     normalise: bool = True,
+    tolerance: float = 1e-6,
 ) -> Spectrum:
     r"""Estimate the two spectral measures from products with the kernel alone.
 
@@ -200,6 +201,8 @@ def from_lanczos(
         probes: Random vectors of the quadrature.
         seed: Of the random vectors.
         normalise: Divide by the largest eigenvalue.
+        tolerance: Of the residuals of the eigenvectors found one by one, relative to
+            the largest eigenvalue; an eigenvalue's error is about its square.
 
     Returns:
         A spectrum whose first rows carry multiplicities, the last ones coefficients.
@@ -211,7 +214,7 @@ def from_lanczos(
         return product(rows) / N
 
     k = min(top, N)
-    values, U, _ = top_eigenpairs(scaled, d, k, tolerance=1e-10, seed=seed)
+    values, U, _ = top_eigenpairs(scaled, d, k, tolerance=tolerance, seed=seed)
     nodes, counts = [values.to(d)], [torch.ones_like(d[:k])]
     if k < N:
 

@@ -269,34 +269,39 @@ class KernelProduct:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return rows (k, N) times K, (k, N), of their type."""
+        like = next(iter(self.weights.values()))
+        size = sum(w.numel() for w in self.weights.values()) * like.element_size()
+        side = max(1, _BLOCK // (4 * size))
         training = self.network.training
         self.network.eval()
         try:
-            return torch.stack([self._one(row) for row in rows])
+            found = [self._images(part.to(like)) for part in rows.split(side)]
         finally:
             self.network.train(training)
+        return torch.cat(found).to(rows)
 
-    def _one(self, v: Tensor) -> Tensor:
-        weights = list(self.weights.values())
+    def _images(self, rows: Tensor) -> Tensor:
         chunks = self.X.split(self.chunk)
-        total = [torch.zeros_like(w) for w in weights]
-        for X, part in zip(chunks, v.split(self.chunk), strict=True):
-            pulled, _ = self._pulled(X, part.to(weights[0]))
-            total = [t + p.detach() for t, p in zip(total, pulled, strict=True)]
+        parts = []
+        for X, part in zip(chunks, rows.split(self.chunk, 1), strict=True):
+            outputs, weights = self._outputs(X)
+            parts.append(
+                torch.autograd.grad(outputs, weights, part, is_grads_batched=True)
+            )
+        total = [sum(pieces[1:], pieces[0]) for pieces in zip(*parts, strict=True)]
         images = []
         for X in chunks:
             # J^T u is linear in u: its own derivative along the total is J total
-            pulled, u = self._pulled(X, weights[0].new_zeros(len(X)))
-            images.append(torch.autograd.grad(pulled, u, total)[0])
-        return torch.cat(images).to(v)
+            outputs, weights = self._outputs(X)
+            u = torch.zeros_like(outputs, requires_grad=True)
+            pulled = torch.autograd.grad(outputs, weights, u, create_graph=True)
+            found = torch.autograd.grad(pulled, u, total, is_grads_batched=True)
+            images.append(found[0])
+        return torch.cat(images, 1)
 
-    def _pulled(self, X: Tensor, u: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return J^T u of some samples, differentiable in u, and u."""
+    def _outputs(self, X: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the outputs of some samples, and the weights they depend on."""
         with torch.enable_grad():
             weights = {k: w.requires_grad_() for k, w in self.weights.items()}
-            u = u.detach().requires_grad_()
-            outputs = _chosen(functional_call(self.network, weights, (X,)), self.output)
-            pulled = torch.autograd.grad(
-                outputs, list(weights.values()), u, create_graph=True
-            )
-        return pulled, u
+            outputs = functional_call(self.network, weights, (X,))
+            return _chosen(outputs, self.output), list(weights.values())

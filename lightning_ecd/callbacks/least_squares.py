@@ -1,0 +1,67 @@
+"""What callbacks about least squares ask of a run."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_ecd.errors import UserError
+from lightning_ecd.theory import jacobian_kernel, layer_kernel
+
+#: Samples whose outputs are computed at once.
+CHUNK = 1000
+
+
+def training_samples(loader: Any) -> tuple[Tensor, Tensor]:
+    """Return all training samples as the network sees them."""
+    x, y = (tensor[loader.indices.to(tensor.device)] for tensor in loader.tensors)
+    return (x if loader.prepare is None else loader.prepare(x)), y
+
+
+def kernel_of(task: LightningModule, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return kernel and output error, in double precision throughout."""
+    task = task.double()
+    network: nn.Module = task.network  # type: ignore[assignment]
+    X = X.double()
+    try:
+        K = layer_kernel(network, X)
+    except UserError:  # layers of other kinds
+        K = jacobian_kernel(network, X)
+    with torch.no_grad():
+        f = torch.cat([task(x) for x in X.split(CHUNK)])
+    return K, f - y.double()
+
+
+def plain_sgd(trainer: Trainer, who: str) -> dict[str, Any]:
+    """Return the group of an optimizer that is SGD with momentum and nothing else."""
+    (optimizer,) = trainer.optimizers
+    groups = optimizer.param_groups
+    group = groups[0]
+    name = type(optimizer).__name__
+    extras = ("dampening", "nesterov", "weight_decay")
+    changed = [key for key in extras if group.get(key)]
+    if name not in ("SGD", "HeavyBall") or len(groups) != 1 or changed:
+        what = f" with {', '.join(changed)}" if changed else ""
+        raise UserError(
+            f"trainer.callbacks: {who} speaks of SGD with momentum, got "
+            f"{name}{what}: set model.optimizer=HeavyBall"
+        )
+    return group
+
+
+def require_regression(task: LightningModule, who: str) -> None:
+    """Refuse tasks whose loss is not least squares of one output."""
+    if type(task).__name__ != "Regression":
+        raise UserError(
+            f"trainer.callbacks: {who} needs modules.Regression, got "
+            f"{type(task).__name__}"
+        )
+
+
+def whole_loss(task: Any, X: Tensor, y: Tensor) -> Tensor:
+    """Return half the mean squared error over all samples, float64."""
+    with torch.no_grad():
+        parts = zip(X.split(CHUNK), y.split(CHUNK), strict=True)
+        sums = [(task(x) - part).square().sum().double() for x, part in parts]
+    return torch.stack(sums).sum() / (2 * len(y))

@@ -1,0 +1,149 @@
+"""Predictions of a run: exact problems come out as predicted."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from datamodules import Digits, SyntheticPowerLaw
+from lightning_ecd.callbacks import Forecast
+from lightning_ecd.errors import UserError
+from lightning_ecd.optimizers import HeavyBall
+from lightning_ecd.theory import (
+    MiniBatchSGD,
+    alpha_crit,
+    from_power_law,
+    noise_strength,
+)
+from modules import Classifier, LeNet, Regression
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
+N = 40
+
+
+class FromZero(nn.Linear):
+    """A linear network without bias that begins at 0."""
+
+    def __init__(self):
+        super().__init__(N, 1, bias=False)
+        nn.init.zeros_(self.weight)
+
+
+class Recorder(pl.loggers.logger.DummyLogger):
+    """Keeps what is logged."""
+
+    def __init__(self, folder=None):
+        super().__init__()
+        self.seen, self.folder = {}, folder
+
+    @property
+    def log_dir(self):
+        return self.folder
+
+    def log_metrics(self, metrics, step=None):
+        for name, value in metrics.items():
+            self.seen.setdefault(name, {})[step] = value
+
+
+def fit(callback, batch=N, lr=0.5, momentum=0.3, steps=100, folder=None, ckpt=None):
+    recorder = Recorder(folder)
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=recorder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        precision="64-true",
+        default_root_dir=folder,
+        callbacks=[callback],
+    )
+    task = Regression(FromZero, lambda params: HeavyBall(params, lr, momentum))
+    data = SyntheticPowerLaw(1.5, 0.75, N, batch_size=batch, steps=50)
+    trainer.fit(task, data, ckpt_path=ckpt)
+    return recorder.seen, trainer
+
+
+@pytest.mark.parametrize("matrix_free", [False, True])
+def test_without_noise_the_losses_are_as_predicted(matrix_free, tmp_path):
+    callback = Forecast(matrix_free=matrix_free)
+    seen, _ = fit(callback, folder=tmp_path)
+    measured, predicted = (seen[f"forecast/{n}"] for n in ("measured", "predicted"))
+    assert list(measured) == list(predicted) and len(measured) > 15
+    for step, loss in measured.items():
+        assert predicted[step] == pytest.approx(loss, rel=1e-4)
+    assert callback.measured[0][0] == 0
+
+
+def test_the_critical_rate_is_that_of_the_spectrum(tmp_path):
+    seen, _ = fit(Forecast(), batch=4, lr=0.2, momentum=0.5, folder=tmp_path, steps=2)
+    sgd = MiniBatchSGD(1.0, 0.5, noise_strength(4, N))
+    expected = alpha_crit(sgd, from_power_law(1.5, 0.75, N)).item()
+    assert seen["forecast/critical_lr"][0] == pytest.approx(expected, rel=0.02)
+    assert 0 < seen["forecast/noise"][0] < 1
+
+
+def test_mean_losses_of_runs_are_as_predicted(tmp_path):
+    tables = []
+    for seed in range(60):
+        recorder = Recorder()
+        callback = Forecast(points=8)
+        trainer = pl.Trainer(
+            max_steps=30, max_epochs=-1, accelerator="cpu", logger=recorder,
+            enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, num_sanity_val_steps=0, limit_val_batches=0,
+            precision="64-true", default_root_dir=tmp_path, callbacks=[callback],
+        )  # fmt: skip
+        task = Regression(FromZero, lambda params: HeavyBall(params, 0.4, 0.0))
+        data = SyntheticPowerLaw(1.5, 0.75, N, batch_size=8, steps=50, seed=seed)
+        trainer.fit(task, data)
+        tables.append(list(recorder.seen["forecast/measured"].values()))
+        predicted = list(recorder.seen["forecast/predicted"].values())
+    runs = torch.tensor(tables)
+    # the diagonal regime is not exact on random eigenvectors: some per cent
+    ratio = runs.mean(0) / torch.tensor(predicted)
+    assert (ratio - 1).abs().max() < 0.12
+
+
+def test_later_estimates_begin_where_the_run_is(tmp_path):
+    callback = Forecast(every_n_steps=25)
+    seen, _ = fit(callback, momentum=0.0, folder=tmp_path)
+    starts = [steps[0] for steps, _ in callback.predicted]
+    assert starts == [0, 25, 50, 75]
+    assert sorted(seen["forecast/critical_lr"]) == starts
+    for step, loss in seen["forecast/measured"].items():
+        assert seen["forecast/predicted"][step] == pytest.approx(loss, rel=1e-4)
+    assert (tmp_path / "forecast.png").stat().st_size > 5000
+
+
+def test_curves_travel_in_the_checkpoint(tmp_path):
+    first = Forecast()
+    _, trainer = fit(first, folder=tmp_path, steps=100)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    second = Forecast()
+    fit(second, folder=tmp_path, steps=101, ckpt=tmp_path / "end.ckpt")
+    assert second.predicted == first.predicted
+    assert second.measured[0][: len(first.measured[0])] == first.measured[0]
+
+
+def test_other_tasks_and_optimizers_are_refused(tmp_path):
+    trainer = pl.Trainer(
+        max_steps=1, accelerator="cpu", logger=False, callbacks=[Forecast()],
+        enable_progress_bar=False, enable_checkpointing=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    task = Classifier(lambda: LeNet(8), lambda p: HeavyBall(p, 0.1))
+    with pytest.raises(UserError, match="modules.Regression"):
+        trainer.fit(task, Digits())
+
+
+@pytest.mark.parametrize("name", ["samples", "top", "steps", "probes", "points"])
+def test_bad_arguments_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=name):
+        Forecast(**{name: 0})
+    with pytest.raises(ValueError, match="every_n_steps"):
+        Forecast(every_n_steps=-1)
