@@ -303,7 +303,7 @@ def averaged_modes(
     N, r = len(U), len(C)
     whole = eigenvalues
     lam = whole[:r]
-    first, rest = U[:, :r].contiguous(), U[:, r:].contiguous()
+    first, rest = U[:, :r].contiguous(), U[:, r:]
     gammas = schedule.gamma(N)[step : step + steps].tolist()
     losses = C.new_empty(steps)
     rates = _rates(schedule, step, steps)

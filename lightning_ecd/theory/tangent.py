@@ -144,17 +144,17 @@ def _parts(layer: nn.Module, inputs: Tensor, G: Tensor) -> _Layer:
         inputs, G = inputs.flatten(1, -2).mT, G.flatten(1, -2).mT
     scale = float(getattr(layer, "weight_scale", 1.0))
     trains = bool(weight.requires_grad), bias is not None and bool(bias.requires_grad)
-    return _Layer(inputs.double(), G.double(), scale, *trains)
+    return _Layer(inputs, G, scale, *trains)
 
 
 def _share(a: _Layer, b: _Layer) -> Tensor:
     """Return what a layer adds to the kernel, (N, M)."""
     if a.inputs.dim() == 2:
-        inner = (a.inputs @ b.inputs.T) * (a.scale**2 * a.weight) + float(a.bias)
-        return inner.mul_(a.slopes @ b.slopes.T)
-    K = a.slopes.new_zeros(len(a.slopes), len(b.slopes))
+        inner = _gram(a.inputs, b.inputs).mul_(a.scale**2 * a.weight).add_(a.bias)
+        return inner.mul_(_gram(a.slopes, b.slopes))
+    K = a.slopes.new_zeros(len(a.slopes), len(b.slopes), dtype=torch.float64)
     if a.bias:
-        K += a.slopes.sum(2) @ b.slopes.sum(2).T
+        K += _gram(a.slopes.sum(2), b.slopes.sum(2))
     if not a.weight:
         return K
     (N, fan_in, L), out = a.inputs.shape, a.slopes.shape[1]
@@ -167,13 +167,18 @@ def _share(a: _Layer, b: _Layer) -> Tensor:
             right = left
             if b is not a:
                 right = torch.bmm(b.slopes[:, rows], b.inputs.mT).flatten(1)
-            K.addmm_(left, right.T, alpha=a.scale**2)
+            K.add_(_gram(left, right), alpha=a.scale**2)
         return K
     for i in range(N):
         A = torch.einsum("fl,mfk->mlk", a.inputs[i], b.inputs)
         G = torch.einsum("ol,mok->mlk", a.slopes[i], b.slopes)
-        K[i] += a.scale**2 * (A * G).sum((1, 2))
+        K[i] += a.scale**2 * (A * G).sum((1, 2), dtype=torch.float64)
     return K
+
+
+def _gram(a: Tensor, b: Tensor) -> Tensor:
+    """Return all inner products of rows (N, f) and (M, f), (N, M), float64."""
+    return a.double() @ b.double().T
 
 
 def _spans(size: int, bytes_of_one: int) -> Iterator[slice]:

@@ -20,6 +20,7 @@ from tests.benchmarks import (
     loops,
     meta,
     steps,
+    theory,
 )
 
 
@@ -44,6 +45,12 @@ def main() -> None:
         ratio, least = meta.speedup(label), meta_case.bar
         text = f"one problem at a time / ours, inner step of meta-training, {label}"
         rows.append((text, ratio, f">= {least:g}", ratio >= least))
+    for name, least in theory.BARS.items():
+        ratio = theory.speedup(name)
+        label = f"straightforward / ours, {name}"
+        rows.append((label, ratio, f">= {least:g}", ratio >= least))
+    seconds, most = theory.map_seconds(), theory.MAP_BAR
+    rows.append(("map of 5000 losses, seconds", seconds, f"<= {most}", seconds <= most))
     for name, case in laplacian.CASES.items():
         ratio = laplacian.speedup(name)
         label = f"nested autograd / forward Laplacian, {name}"
