@@ -12,6 +12,7 @@ from tests.cli.conftest import EXPERIMENT, ROOT, SHORT
 CONFIGS = ROOT / "configs"
 #: Data modules that read nothing, and the folders of those that are named otherwise.
 WITHOUT_FILES = {"Digits", "Steps", "Collocation", "Gaussians", "Quadratics"}
+WITHOUT_FILES |= {"SmallImages", "SyntheticPowerLaw"}
 FOLDERS = {
     "ImageStreams": "MNIST",
     "CIFAR10": "cifar-10-batches-py",
