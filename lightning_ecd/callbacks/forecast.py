@@ -28,6 +28,9 @@ from lightning_ecd.theory import (
     total_noise,
 )
 
+#: Samples whose kernel is formed.
+_LARGEST = 4000
+
 
 class Forecast(Callback):
     r"""Predicts loss and critical learning rate of a run of SGD with momentum.
@@ -42,15 +45,16 @@ class Forecast(Callback):
 
     Args:
         every_n_steps: Estimate anew; 0: at the start alone.
-        samples: Of the training set, the first of its order.
+        samples: Of the training set, the first of its order; None: all. Fewer are
+            learned sooner than all: the late losses come out too low.
         top: Eigenvalues found one by one.
         steps: Of Lanczos.
         probes: Random vectors of the density of the others.
         tau: τ of the diagonal regime.
         points: Steps with values between two estimates, about.
         seed: Of the random vectors.
-        matrix_free: Never form the kernel of the samples, which layers that are
-            linear or convolutional give at once.
+        matrix_free: Never form the kernel, which layers that are linear or
+            convolutional give at once for up to 4000 samples.
 
     Note:
         A later estimate takes the velocity for 0, and every one the tangent kernel for
@@ -60,7 +64,7 @@ class Forecast(Callback):
     def __init__(
         self,
         every_n_steps: int = 0,
-        samples: int = 1000,
+        samples: int | None = None,
         top: int = 50,
         steps: int = 60,
         probes: int = 2,
@@ -69,8 +73,9 @@ class Forecast(Callback):
         seed: int = 0,
         matrix_free: bool = False,
     ):
-        counts = {"samples": samples, "top": top, "steps": steps, "probes": probes}
-        for name, value in (counts | {"points": points}).items():
+        counts = {"top": top, "steps": steps, "probes": probes, "points": points}
+        counts |= {} if samples is None else {"samples": samples}
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if every_n_steps < 0:
@@ -145,7 +150,7 @@ class Forecast(Callback):
 
     def _product(self, network: Any) -> Callable[[Tensor], Tensor]:
         """Return products with the kernel: by its matrix where layers give it."""
-        if self.matrix_free:
+        if self.matrix_free or len(self.X) > _LARGEST:
             return KernelProduct(network, self.X)
         try:
             K = layer_kernel(network, self.X)
