@@ -69,9 +69,9 @@ def test_a_grid_ends_the_search_though_more_was_asked_for(tmp_path):
 
 def test_the_budget_of_hours_ends_the_running_trial_and_begins_no_other(tmp_path):
     def before(trial, step):
-        time.sleep(0.02 if trial.number else 0.0)
+        time.sleep(0.02)
 
-    walk = Walk(before, steps=1000, saves=False)
+    walk = Walk(before, steps=1000, saves=False)  # 20 seconds, were it let
     (record,) = run(tmp_path, walk, hours=0.1 / 3600)
     assert record.status == "stopped"
     assert 1 <= record.reports < 1000
