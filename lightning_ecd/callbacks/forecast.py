@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_ecd.callbacks.least_squares import (
     plain_sgd,
     require_regression,
+    total_steps,
     training_samples,
     whole_loss,
 )
@@ -95,6 +96,7 @@ class Forecast(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the first estimate."""
         self._group = plain_sgd(trainer, "Forecast")
+        self._steps = total_steps(trainer, "Forecast")
         loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         X, y = (tensor.to(pl_module.dtype) for tensor in training_samples(loader))
         self.X, self.y, self.N = X[: self.samples], y[: self.samples], len(y)
@@ -120,7 +122,7 @@ class Forecast(Callback):
             values = {"forecast/measured": found, "forecast/predicted": expected}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step)
-        if every and step % every == 0 and step < trainer.estimated_stepping_batches:
+        if every and step % every == 0 and step < self._steps:
             self._estimate(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -169,7 +171,7 @@ class Forecast(Callback):
         alpha = self._group["lr"] * spectrum.scale
         beta = self._group.get("momentum", 0.0)
         sgd = MiniBatchSGD(alpha, beta, gamma, 1.0, self.tau)
-        total = int(trainer.estimated_stepping_batches) - step
+        total = self._steps - step
         if self.every_n_steps:
             total = min(total, self.every_n_steps)
         rates = schedule(max(total, 1), alpha, beta, self.batch)

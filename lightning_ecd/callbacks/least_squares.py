@@ -50,6 +50,17 @@ def plain_sgd(trainer: Trainer, who: str) -> dict[str, Any]:
     return group
 
 
+def total_steps(trainer: Trainer, who: str) -> int:
+    """Return the steps of the whole fit; refuse one without an end."""
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise UserError(
+            f"trainer.callbacks: {who} needs the number of steps: set "
+            "trainer.max_steps or trainer.max_epochs"
+        )
+    return int(steps)
+
+
 def require_regression(task: LightningModule, who: str) -> None:
     """Refuse tasks whose loss is not least squares of one output."""
     if type(task).__name__ != "Regression":

@@ -13,6 +13,7 @@ from lightning_ecd.callbacks.least_squares import (
     kernel_of,
     plain_sgd,
     require_regression,
+    total_steps,
     training_samples,
     whole_loss,
 )
@@ -111,7 +112,7 @@ class Regimes(Callback):
             start.load_state_dict(self._saved["network"])
         self._start = {k: v.cpu().clone() for k, v in start.state_dict().items()}
         K, d = kernel_of(start, X, y)
-        steps = int(trainer.estimated_stepping_batches)
+        steps = total_steps(trainer, "Regimes")
         self.scale = largest_eigenvalue(K) / N
         rate = group["lr"] * (1.0 if self.normalize_lr else self.scale)
         alpha, beta = self.rates(steps, rate, group.get("momentum", 0.0))

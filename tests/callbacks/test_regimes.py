@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from datamodules import SyntheticPowerLaw
-from lightning_ecd.callbacks import Regimes
+from lightning_ecd.callbacks import Forecast, Regimes
 from lightning_ecd.errors import UserError
 from lightning_ecd.optimizers import HeavyBall
 from lightning_ecd.theory import (
@@ -207,6 +207,12 @@ def test_what_the_theory_does_not_speak_of_is_refused(make, data, message, tmp_p
     module_data = SyntheticPowerLaw(1.5, 0.75, N, batch_size=3, **settings, **data)
     with pytest.raises(UserError, match=message):
         fit(Regimes(), module, module_data, folder=tmp_path)
+
+
+@pytest.mark.parametrize("callback", [Regimes, Forecast])
+def test_a_fit_without_an_end_is_refused(callback, tmp_path):
+    with pytest.raises(UserError, match="trainer.max_steps"):
+        fit(callback(), task(), steps=-1, folder=tmp_path)
 
 
 def test_accumulation_is_refused(tmp_path):
