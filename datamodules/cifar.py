@@ -15,6 +15,7 @@ from datamodules.downloads import fetch_members
 from datamodules.images import DEFAULT_FOLDER, Images, Part, data_root
 from datamodules.whitening import Whitening, kept
 from lightning_ecd import pool
+from lightning_ecd.checks import above
 from lightning_ecd.errors import UserError
 
 _CHUNK = 1 << 20
@@ -69,8 +70,7 @@ class CIFAR10(Images):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if std is not None and min(std) <= 0:
-            raise ValueError(f"std must be positive, not {std}")
+        above(0, std=None if std is None else min(std))
         self.data_dir = data_dir
         self.mean, self.std = mean or self.mean, std or self.std
         if whiten and (self.normalize or self.scale != "unit"):

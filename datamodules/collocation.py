@@ -9,7 +9,8 @@ import torch
 from numpy.random import RandomState
 from torch import Tensor
 
-from datamodules.memory import ORDER_STREAM, Loader, at_least_one, one_of
+from datamodules.memory import ORDER_STREAM, Loader
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator, mixed
 
@@ -111,22 +112,19 @@ class Collocation(pl.LightningDataModule):
         minibatches: int = 1,
     ) -> None:
         super().__init__()
-        one_of("shape", shape, tuple(_SHAPES))
-        counts = {"dimensions": dimensions, "interior": interior, "boundary": boundary}
-        counts |= {"steps_per_epoch": steps_per_epoch, "minibatches": minibatches}
-        for name, value in counts.items():
-            at_least_one(name, value)
-        if redraw_every < 0:
-            raise ValueError(f"redraw_every must be at least 0, not {redraw_every}")
+        one_of(_SHAPES, shape=shape)
+        at_least(1, dimensions=dimensions, interior=interior, boundary=boundary)
+        at_least(1, steps_per_epoch=steps_per_epoch, minibatches=minibatches)
+        at_least(0, redraw_every=redraw_every)
         if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2^32), not {seed}")
+            raise ValueError(f"seed must be in [0, 2^32), got {seed}")
         if batch_size is not None and not 1 <= batch_size <= interior:
-            raise ValueError(f"batch_size must be in [1, {interior}], not {batch_size}")
+            raise ValueError(f"batch_size must be in [1, {interior}], got {batch_size}")
         parts = -(-interior // (batch_size or interior))
         if boundary < parts:
             raise ValueError(
                 f"boundary must be at least {parts}, the number of mini-batches that "
-                f"batch_size ({batch_size}) makes, not {boundary}"
+                f"batch_size ({batch_size}) makes, got {boundary}"
             )
         self.shape, self.dimensions = shape, dimensions
         self.interior, self.boundary = interior, boundary

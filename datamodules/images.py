@@ -15,11 +15,10 @@ from datamodules.memory import (
     SPLIT_STREAM,
     Loader,
     Order,
-    at_least_one,
-    one_of,
 )
 from datamodules.transforms import Augmentation
 from lightning_ecd import pool
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.randomness import generator
 
 Part = Literal["train", "test"]
@@ -107,25 +106,25 @@ class Images(pl.LightningDataModule):
         steps: int | None = None,
     ) -> None:
         super().__init__()
-        at_least_one("batch_size", batch_size)
-        at_least_one("minibatches", minibatches)
-        at_least_one("eval_batch_size", eval_batch_size)
-        one_of("order", order, get_args(Order))
-        one_of("targets", targets, get_args(Targets))
-        one_of("scale", scale, get_args(Scale))
+        at_least(1, batch_size=batch_size)
+        at_least(1, minibatches=minibatches)
+        at_least(1, eval_batch_size=eval_batch_size)
+        one_of(get_args(Order), order=order)
+        one_of(get_args(Targets), targets=targets)
+        one_of(get_args(Scale), scale=scale)
         if normalize and scale != "unit":
-            raise ValueError(f"scale must be unit with normalize=True, not {scale!r}")
+            raise ValueError(f"scale must be unit with normalize=True, got {scale!r}")
         share = isinstance(val_size, float)
         count = round(val_size * self.train_size) if share else int(val_size)
         if not share <= count < self.train_size:  # a share of nothing is a mistake
             raise ValueError(
                 f"val_size must be in [0, {self.train_size - 1}], or a share in "
-                f"(0, 1), not {val_size}"
+                f"(0, 1), got {val_size}"
             )
         if samples is not None and not 1 <= samples <= self.train_size - count:
             raise ValueError(
                 f"samples must be in [1, {self.train_size - count}] with val_size="
-                f"{count}, not {samples}"
+                f"{count}, got {samples}"
             )
         self.targets, self.samples, self.steps = targets, samples, steps
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator, subsets
 
@@ -69,20 +70,20 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        at_least_one("batch_size", batch_size)
-        at_least_one("minibatches", minibatches)
-        one_of("order", order, get_args(Order))
+        at_least(1, batch_size=batch_size)
+        at_least(1, minibatches=minibatches)
+        one_of(get_args(Order), order=order)
         if steps is not None:
-            at_least_one("steps", steps)
+            at_least(1, steps=steps)
             if order != "independent":
                 raise ValueError(f"steps must be None with order={order!r}")
-        one_of("last", last, ("short", "drop", "even"))
+        one_of(("short", "drop", "even"), last=last)
         if last == "even" and minibatches != 1:
             raise ValueError(
-                f"minibatches must be 1 with last='even', not {minibatches}"
+                f"minibatches must be 1 with last='even', got {minibatches}"
             )
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in [0, {world_size - 1}], not {rank}")
+            raise ValueError(f"rank must be in [0, {world_size - 1}], got {rank}")
         if len({len(tensor) for tensor in tensors}) != 1:
             raise ValueError("tensors must have one length in common")
         self.tensors = tuple(tensors)
@@ -203,15 +204,3 @@ class Loader:
         if self.prepare is not None:
             first = self.prepare(first)
         return first, *others
-
-
-def at_least_one(name: str, value: int) -> None:
-    """Refuse an argument below 1."""
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse an argument that is not among the allowed words."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from datamodules.memory import Loader, Order, at_least_one, one_of
+from datamodules.memory import Loader, Order
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator
 
@@ -49,10 +50,10 @@ class Populations(pl.LightningDataModule):
         eval_batch_size: int = 10000,
     ) -> None:
         super().__init__()
-        at_least_one("batch_size", batch_size)
-        at_least_one("minibatches", minibatches)
-        at_least_one("eval_batch_size", eval_batch_size)
-        one_of("order", order, ("shuffled", "sequential", "replacement"))
+        at_least(1, batch_size=batch_size)
+        at_least(1, minibatches=minibatches)
+        at_least(1, eval_batch_size=eval_batch_size)
+        one_of(("shuffled", "sequential", "replacement"), order=order)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.seed, self.minibatches, self.order = seed, minibatches, order
         self._parts: dict[Part, tuple[Tensor, ...]] = {}
@@ -157,11 +158,9 @@ class Gaussians(Populations):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        at_least_one("dimensions", dimensions)
-        at_least_one("train_size", train_size)
-        for name, size in (("val_size", val_size), ("test_size", test_size)):
-            if size < 0:
-                raise ValueError(f"{name} must be at least 0, not {size}")
+        at_least(1, dimensions=dimensions)
+        at_least(1, train_size=train_size)
+        at_least(0, val_size=val_size, test_size=test_size)
         self.dimensions = dimensions
         self.sizes = dict(zip(PARTS, (train_size, val_size, test_size), strict=True))
         settings = (
@@ -278,11 +277,11 @@ def _normal(
     center = _coordinates(f"mean_{label}", mean, d)
     scale = _coordinates(f"std_{label}", std, d)
     if (scale <= 0).any():
-        raise ValueError(f"std_{label} must be above 0, not {std}")
+        raise ValueError(f"std_{label} must be above 0, got {std}")
     lowest = -1 / (d - 1) if d > 1 else -1
     if not lowest < correlation < 1:
         raise ValueError(
-            f"correlation_{label} must be in ({lowest:g}, 1), not {correlation}"
+            f"correlation_{label} must be in ({lowest:g}, 1), got {correlation}"
         )
     matrix = torch.full((d, d), correlation, dtype=torch.float64).fill_diagonal_(1)
     covariance = scale * matrix * scale.unsqueeze(1)
@@ -293,5 +292,5 @@ def _coordinates(name: str, value: float | list[float], d: int) -> Tensor:
     """Return one number for each coordinate, shape (d,), in float64."""
     vector = torch.as_tensor(value, dtype=torch.float64)
     if vector.numel() not in (1, d):
-        raise ValueError(f"{name} must have 1 or {d} numbers, not {vector.numel()}")
+        raise ValueError(f"{name} must have 1 or {d} numbers, got {vector.numel()}")
     return vector.reshape(-1).expand(d)

@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.memory import Loader, Order, at_least_one, one_of
+from datamodules.memory import Loader, Order
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.theory import from_power_law, synthetic_kernel
 
@@ -52,14 +53,10 @@ class Regression(pl.LightningDataModule):
         eval_batch_size: int = 1000,
     ) -> None:
         super().__init__()
-        counts = {"batch_size": batch_size, "minibatches": minibatches}
-        counts |= {"eval_batch_size": eval_batch_size}
-        counts |= {} if samples is None else {"samples": samples}
-        for name, value in counts.items():
-            at_least_one(name, value)
-        if val_size < 0:
-            raise ValueError(f"val_size must be at least 0, not {val_size}")
-        one_of("order", order, get_args(Order))
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        at_least(1, minibatches=minibatches, samples=samples)
+        at_least(0, val_size=val_size)
+        one_of(get_args(Order), order=order)
         self.batch_size, self.samples, self.val_size = batch_size, samples, val_size
         self.seed, self.split_seed, self.minibatches = seed, split_seed, minibatches
         self.order, self.steps, self.eval_batch_size = order, steps, eval_batch_size
@@ -188,7 +185,7 @@ class SyntheticPowerLaw(Regression):
         self, nu: float = 1.5, kappa: float = 0.75, size: int = 1000, **kwargs: Any
     ) -> None:
         super().__init__(samples=size, **kwargs)
-        at_least_one("size", size)
+        at_least(1, size=size)
         self.spectrum = from_power_law(nu, kappa, size)
 
     def read(self) -> tuple[Tensor, Tensor]:  # noqa: D102
@@ -212,7 +209,7 @@ class SmallImages(Regression):
 
     def __init__(self, name: str = "digits", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        one_of("name", name, ("digits", "olivetti_faces"))
+        one_of(("digits", "olivetti_faces"), name=name)
         self.dataset = name
 
     def read(self) -> tuple[Tensor, Tensor]:  # noqa: D102

@@ -3,7 +3,8 @@
 import pytorch_lightning as pl
 import torch
 
-from datamodules.memory import Loader, at_least_one
+from datamodules.memory import Loader
+from lightning_ecd.checks import at_least
 
 
 class Steps(pl.LightningDataModule):
@@ -20,7 +21,7 @@ class Steps(pl.LightningDataModule):
 
     def __init__(self, steps_per_epoch: int = 100) -> None:
         super().__init__()
-        at_least_one("steps_per_epoch", steps_per_epoch)
+        at_least(1, steps_per_epoch=steps_per_epoch)
         self.steps_per_epoch = steps_per_epoch
         self.save_hyperparameters()
 

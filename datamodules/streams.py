@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from datamodules.images import DEFAULT_FOLDER, Images
-from datamodules.memory import Loader, at_least_one, one_of
+from datamodules.memory import Loader
 from datamodules.mnist import MNIST, Digits, FashionMNIST
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator, mixed
 from lightning_ecd.unrolling import Window
@@ -74,20 +75,18 @@ class Streams(pl.LightningDataModule):
         counts = {"runs": runs, "steps": steps, "window": window}
         counts |= {"runs_per_epoch": runs_per_epoch, "val_runs": val_runs}
         counts |= {"test_runs": test_runs, "eval_runs": eval_runs}
-        counts |= {"eval_steps": steps if eval_steps is None else eval_steps}
-        for name, value in counts.items():
-            at_least_one(name, value)
-        one_of("last", last, ("short", "drop"))
+        at_least(1, **counts, eval_steps=eval_steps)
+        one_of(("short", "drop"), last=last)
         if last == "drop" and window > steps:
-            raise ValueError(f"window must be at most steps = {steps}, not {window}")
+            raise ValueError(f"window must be at most steps = {steps}, got {window}")
         if longest is not None and not stagger:
             raise ValueError("longest must be None without stagger")
         if longest is not None and longest < steps:
-            raise ValueError(f"longest must be at least steps = {steps}, not {longest}")
+            raise ValueError(f"longest must be at least steps = {steps}, got {longest}")
         self.runs, self.steps, self.window = runs, steps, window
         self.runs_per_epoch, self.last = runs_per_epoch, last
         self.val_runs, self.test_runs, self.eval_runs = val_runs, test_runs, eval_runs
-        self.eval_steps = counts["eval_steps"]
+        self.eval_steps = steps if eval_steps is None else eval_steps
         self.stagger, self.longest = stagger, longest
         self.fresh_validation, self.seed = fresh_validation, seed
         self.save_hyperparameters()
@@ -121,7 +120,7 @@ class Streams(pl.LightningDataModule):
         if self.runs % self._ranks[1]:
             raise UserError(
                 f"data.runs must be a multiple of the number of processes, "
-                f"{self._ranks[1]}, not {self.runs}"
+                f"{self._ranks[1]}, got {self.runs}"
             )
         return WindowLoader(windows, self._training, self.seed, *self._ranks)
 
@@ -277,7 +276,7 @@ class Quadratics(Streams):
 
     def __init__(self, dimension: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        at_least_one("dimension", dimension)
+        at_least(1, dimension=dimension)
         self.dimension = dimension
 
     def mini_batches(  # noqa: D102
@@ -332,7 +331,7 @@ class ImageStreams(Streams):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        one_of("dataset", dataset, ("MNIST", "FashionMNIST", "Digits"))
+        one_of(("MNIST", "FashionMNIST", "Digits"), dataset=dataset)
         self.images: Images = {
             "MNIST": lambda: MNIST(data_dir, val_size=0),
             "FashionMNIST": lambda: FashionMNIST(data_dir, val_size=0),
@@ -340,7 +339,7 @@ class ImageStreams(Streams):
         }[dataset]()
         if not 1 <= batch_size <= self.images.train_size // 2:
             most = self.images.train_size // 2
-            raise ValueError(f"batch_size must be in [1, {most}], not {batch_size}")
+            raise ValueError(f"batch_size must be in [1, {most}], got {batch_size}")
         self.per_pass = self.images.train_size // 2 // batch_size
         self.batch_size, self.split_seed = batch_size, split_seed
         self._halves: dict[bool, tuple[Tensor, Tensor]] = {}

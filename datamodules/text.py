@@ -7,7 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.memory import Loader, at_least_one, one_of
+from datamodules.memory import Loader
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 
 Unit = Literal["characters", "words"]
@@ -46,11 +47,9 @@ class Text(pl.LightningDataModule):
         minibatches: int = 1,
     ) -> None:
         super().__init__()
-        one_of("unit", unit, ("characters", "words"))
-        counts = {"batch_size": batch_size, "steps": steps}
-        counts |= {"eval_batch_size": eval_batch_size, "minibatches": minibatches}
-        for name, value in counts.items():
-            at_least_one(name, value)
+        one_of(("characters", "words"), unit=unit)
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        at_least(1, steps=steps, minibatches=minibatches)
         self.path, self.val_path, self.test_path = path, val_path, test_path
         self.unit, self.steps, self.minibatches = unit, steps, minibatches
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lightning_ecd.checks import above, at_least
+
 
 class Augmentation(ABC):
     """A random change of a batch of images."""
@@ -37,8 +39,7 @@ class RandomShift(Augmentation):
     """
 
     def __init__(self, pixels: int) -> None:
-        if pixels < 0:
-            raise ValueError(f"pixels must be at least 0, not {pixels}")
+        at_least(0, pixels=pixels)
         self.pixels = pixels
 
     def __call__(  # noqa: D102
@@ -71,7 +72,7 @@ class RandomFlip(Augmentation):
 
     def __init__(self, probability: float = 0.5) -> None:
         if not 0 <= probability <= 1:
-            raise ValueError(f"probability must be in [0, 1], not {probability}")
+            raise ValueError(f"probability must be in [0, 1], got {probability}")
         self.probability = probability
 
     def __call__(  # noqa: D102
@@ -96,10 +97,8 @@ class RandomBrightness(Augmentation):
     """
 
     def __init__(self, size: float = 0.5, top: float = 255.0) -> None:
-        if not size >= 0:
-            raise ValueError(f"size must be at least 0, not {size}")
-        if not top > 0:
-            raise ValueError(f"top must be above 0, not {top}")
+        at_least(0, size=size)
+        above(0, top=top)
         self.size, self.top = size, top
 
     def __call__(  # noqa: D102

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from datamodules.downloads import fetch
 from datamodules.images import DEFAULT_FOLDER, data_root
-from datamodules.memory import one_of
 from datamodules.regression import Regression
+from lightning_ecd.checks import one_of
 from lightning_ecd.errors import UserError
 
 _RAW = "https://raw.githubusercontent.com"
@@ -133,7 +133,7 @@ class UCI(Regression):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        one_of("name", name, tuple(TABLES))
+        one_of(TABLES, name=name)
         self.dataset, self.data_dir = name, data_dir
 
     @property

@@ -23,6 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import at_least, one_of
+
 Point = tuple[float, ...]
 Form = Literal["flat", "regularised", "standard"]
 _FORMS = {"flat": (0.02, 0.0), "regularised": (0.02, 1e-8), "standard": (0.2, 0.0)}
@@ -113,7 +115,8 @@ class Rosenbrock(Function):
     """
 
     def __init__(self, dimension: int = 2, minimum: float = 0.0):
-        self.dimension = _at_least(2, dimension)
+        at_least(2, dimension=dimension)
+        self.dimension = dimension
         self.minimum: float = minimum
         self.start, self.box = _alternating(-1.2, 1.0, dimension), (-2.0, 2.0)
         self.minimizers = ((1.0,) * dimension,)
@@ -147,7 +150,8 @@ class Zakharov(Function):
     minimum = 0.0
 
     def __init__(self, dimension: int = 10):
-        self.dimension = _at_least(1, dimension)
+        at_least(1, dimension=dimension)
+        self.dimension = dimension
         self.start, self.box = (1.0,) * dimension, (-5.0, 10.0)
         self.minimizers = ((0.0,) * dimension,)
         self._weights = tuple(0.5 * i for i in range(1, dimension + 1))
@@ -185,11 +189,11 @@ class Ackley(Function):
     minimum = 0.0
 
     def __init__(self, form: Form = "flat", dimension: int = 2):
-        if form not in _FORMS:
-            raise ValueError(f"form must be one of {', '.join(_FORMS)}, got {form!r}")
+        one_of(_FORMS, form=form)
         self.form = form
         self.b, self.c = _FORMS[form]
-        self.dimension = _at_least(1, dimension)
+        at_least(1, dimension=dimension)
+        self.dimension = dimension
         self.start, self.box = _alternating(-4.0, 3.0, dimension), (-4.0, 4.0)
         self.minimizers = ((0.0,) * dimension,)
 
@@ -280,12 +284,6 @@ def _curvatures(own: float, other: float, k: float) -> tuple[float, float]:
 
 def _alternating(odd: float, even: float, dimension: int) -> Point:
     return tuple((odd, even)[i % 2] for i in range(dimension))
-
-
-def _at_least(lowest: int, dimension: int) -> int:
-    if dimension < lowest:
-        raise ValueError(f"dimension must be at least {lowest}, got {dimension}")
-    return dimension
 
 
 def _vector(values: Point, like: Tensor) -> Tensor:

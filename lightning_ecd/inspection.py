@@ -17,9 +17,10 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_ecd.callbacks import WholeFiles
+from lightning_ecd.checks import at_least
 from lightning_ecd.cli import CommandLine, quieten
 from lightning_ecd.curvature import Loss, batches_of
-from lightning_ecd.curvature.inspection import Findings, Inspection, at_least
+from lightning_ecd.curvature.inspection import Findings, Inspection
 from lightning_ecd.errors import UserError
 from lightning_ecd.parser import (
     PROGRAM,

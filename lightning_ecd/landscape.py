@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import above, at_least
 from lightning_ecd.curvature import Loss
 from lightning_ecd.curvature.spectrum import mean_and_error
 from lightning_ecd.randomness import normals
@@ -30,10 +31,8 @@ def local_energy(
         F. Pittorino et al., "Entropic gradient descent algorithms and wide flat
         minima", ICLR 2021, arXiv:2006.07897.
     """
-    if not std > 0:
-        raise ValueError(f"std must be above 0, got {std}")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
+    above(0, std=std)
+    at_least(1, draws=draws)
     x = loss.x
     rises = [
         loss.values((x + std * normals(x, seed, _NOISE, i) * x)[None])
@@ -53,8 +52,7 @@ def sharpness(loss: Loss, rho: float = 0.05) -> float:
         P. Foret et al., "Sharpness-aware minimization for efficiently improving
         generalization", ICLR 2021, arXiv:2010.01412.
     """
-    if not rho > 0:
-        raise ValueError(f"rho must be above 0, got {rho}")
+    above(0, rho=rho)
     g = loss.gradient()
     size = g.norm()
     step = rho * g / size if size > 0 else g
@@ -184,13 +182,9 @@ def entropy_probe(
         `estimate_local_entropy` in the development code of P. Chaudhari et al.,
         "Entropy-SGD", ICLR 2017, arXiv:1611.01838 (200 epochs, lr 0.1, decay 1e-3).
     """
-    if not lr > 0:
-        raise ValueError(f"lr must be above 0, got {lr}")
-    for name, least in {"noise": noise, "weight_decay": weight_decay}.items():
-        if least < 0:
-            raise ValueError(f"{name} must be at least 0, got {least}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+    above(0, lr=lr)
+    at_least(0, noise=noise, weight_decay=weight_decay)
+    at_least(1, every=every)
     probe = Probe()
     with loss.restored() as start:
         x = start.clone()

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.func import grad, vjp
 from torch.nn.functional import dropout, linear
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.randomness import uniforms
 
 
@@ -121,8 +122,7 @@ def probes(x: Tensor, number: int, seed: int, *counters: int) -> Tensor:
         M. F. Hutchinson, "A stochastic estimator of the trace of the influence matrix
         for Laplacian smoothing splines", Communications in Statistics 19 (1990).
     """
-    if number < 1:
-        raise ValueError(f"number must be at least 1, got {number}")
+    at_least(1, number=number)
     draws = uniforms(x.new_empty(number, *x.shape), seed, *counters)
     return draws.lt(0.5).to(x.dtype).mul_(2).sub_(1).mul_(number**-0.5)
 

@@ -12,6 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lightning_ecd.bases.figures import cosines
+from lightning_ecd.checks import at_least
 from lightning_ecd.flat import dot, square_norm
 from lightning_ecd.parser import PROGRAM, Parser, fail, one_line
 from lightning_ecd.randomness import normals
@@ -68,8 +69,7 @@ class Orthogonality:
     ):
         if not 1 <= powers <= 9:
             raise ValueError(f"powers must lie in [1, 9], got {powers}")
-        if pairs < 2:
-            raise ValueError(f"pairs must be at least 2, got {pairs}")
+        at_least(2, pairs=pairs)
         self.dimensions = [10**power for power in range(1, powers + 1)]
         self.pairs, self.seed, self.output = pairs, seed, Path(output)
 

@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_ecd.checks import at_least, one_of
+
 Rise = Literal["linear", "exp"]
 Course = Literal["constant", "piecewise", "cosine", "exponential"]
 
@@ -55,17 +57,10 @@ class WarmUp(LRScheduler):
         rise: Rise = "linear",
         last_epoch: int = -1,
     ):
-        sizes = {"steps_per_epoch": steps_per_epoch, "epochs": epochs}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if warmup < 0:
-            raise ValueError(f"warmup must be at least 0, got {warmup}")
-        words: tuple[Any, ...] = (("course", course, Course), ("rise", rise, Rise))
-        for name, value, kind in words:
-            if value not in get_args(kind):
-                allowed = ", ".join(get_args(kind))
-                raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+        at_least(1, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        at_least(0, warmup=warmup)
+        one_of(get_args(Course), course=course)
+        one_of(get_args(Rise), rise=rise)
         self.steps_per_epoch, self.epochs = steps_per_epoch, epochs
         self.course, self.warmup, self.rise = course, warmup, rise
         super().__init__(optimizer, last_epoch)

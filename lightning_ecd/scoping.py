@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.signal.windows import gaussian
 from scipy.special import logsumexp
 
+from lightning_ecd.checks import above
 from lightning_ecd.figures import COLOURS
 from lightning_ecd.parser import PROGRAM, Parser, fail, one_line
 
@@ -49,8 +50,7 @@ def negative_local_entropy(f: Curve, gamma: float) -> Curve:
     Returns:
         Values at the same x, (T,).
     """
-    if not gamma > 0:
-        raise ValueError(f"gammas must be above 0, got {gamma}")
+    above(0, gammas=gamma)
     x = np.arange(len(f))
     distance = x[:, None] - x
     return -logsumexp(-f - 0.5 * gamma * distance**2, axis=1)

@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from lightning_ecd.callbacks.hparams import flattened
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 from lightning_ecd.functions import Function
 from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, new_folder, one_line
@@ -74,13 +75,8 @@ class Study:
         chunk: int = 20000,
         published_ratio: float | None = None,
     ):
-        counts = {"steps": steps, "runs": runs, "points": points, "chunk": chunk}
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, value in {"random_starts": random_starts, "record": record}.items():
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        at_least(1, steps=steps, runs=runs, points=points, chunk=chunk)
+        at_least(0, random_starts=random_starts, record=record)
         if start is not None and len(start) != function.dimension:
             raise ValueError(
                 f"start must have {function.dimension} coordinates, got {len(start)}"

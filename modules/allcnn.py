@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from lightning_ecd.checks import at_least
 from modules.cnn import drop
 from modules.resnet import Mean
 
@@ -42,8 +43,7 @@ class AllCNN(nn.Sequential):
         channels: int = 3,
         outputs: int = 10,
     ):
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        at_least(1, width=width)
         wide = 2 * width
         super().__init__(
             *drop("input_dropout", input_dropout),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 from modules.task import LRSchedulerFactory, Task
 
@@ -54,8 +55,7 @@ class Classifier(Task):
         top: int = 1,
     ):
         super().__init__(optimizer, minibatches, scheduler, scheduler_interval, groups)
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
+        at_least(1, top=top)
         self.top = top
         if top > 1:
             more = tuple(f"{stage}/top{top}_accuracy" for stage in ("val", "test"))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.laplacian import Jet, chain, register, register_activation
 
 
@@ -62,7 +63,7 @@ class MLP(nn.Sequential):
         activation: str = "tanh",
         dropout: float = 0.0,
     ):
-        _at_least_one(inputs=inputs, widths=min(widths, default=1), outputs=outputs)
+        at_least(1, inputs=inputs, widths=min(widths, default=1), outputs=outputs)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         chosen = _activation(activation)
@@ -132,9 +133,8 @@ class ResidualMLP(nn.Sequential):
         outputs: int = 1,
         activation: str = "sigmoid",
     ):
-        _at_least_one(inputs=inputs, width=width, outputs=outputs)
-        if depth < 0:
-            raise ValueError(f"depth must be at least 0, got {depth}")
+        at_least(1, inputs=inputs, width=width, outputs=outputs)
+        at_least(0, depth=depth)
         chosen = _activation(activation)
         first = nn.Linear(inputs, width)
         blocks = [Residual(nn.Linear(width, width), chosen()) for _ in range(depth)]
@@ -145,13 +145,5 @@ class ResidualMLP(nn.Sequential):
 
 
 def _activation(name: str) -> type[nn.Module]:
-    if name not in ACTIVATIONS:
-        allowed = ", ".join(ACTIVATIONS)
-        raise ValueError(f"activation must be one of {allowed}, got {name!r}")
+    one_of(ACTIVATIONS, activation=name)
     return ACTIVATIONS[name]
-
-
-def _at_least_one(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")

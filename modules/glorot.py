@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from lightning_ecd.checks import at_least
+
 
 class FC(nn.Sequential):
     """One hidden layer of ReLUs: 101,770 parameters with the defaults.
@@ -76,8 +78,7 @@ class ConvNet(nn.Sequential):
     """
 
     def __init__(self, channels: int = 1, size: int = 28, outputs: int = 10):
-        if size < 4:
-            raise ValueError(f"size must be at least 4, got {size}")
+        at_least(4, size=size)
         super().__init__(
             *(nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),

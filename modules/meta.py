@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, distributed
 
+from lightning_ecd.checks import above, at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator
 from lightning_ecd.rules import UpdateRule
@@ -112,15 +113,10 @@ class MetaTask(Task):
         groups: dict[str, dict[str, Any]] | None = None,
     ):
         super().__init__(optimizer, 1, scheduler, scheduler_interval, groups)
-        _require(lr > 0, f"lr must lie in (0, inf), got {lr}")
-        _require(std > 0, f"std must lie in (0, inf), got {std}")
-        _require(rescale_by >= 1, f"rescale_by must be at least 1, got {rescale_by}")
-        for name, value, kinds in (
-            ("estimator", estimator, get_args(Estimator)),
-            ("rescale", rescale, get_args(Rescale)),
-        ):
-            known = ", ".join(kinds)
-            _require(value in kinds, f"{name} must be one of {known}, got {value!r}")
+        above(0, lr=lr, std=std)
+        at_least(1, rescale_by=rescale_by)
+        one_of(get_args(Estimator), estimator=estimator)
+        one_of(get_args(Rescale), rescale=rescale)
         self.rule = rule()
         self.problem = FlatProblem(problem())
         self.lr, self.estimator = lr, estimator
@@ -363,8 +359,3 @@ class _WithGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:  # noqa: D102
         return None, None, *(outputs[0] * gradient for gradient in ctx.gradients)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

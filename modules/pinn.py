@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torchmetrics import MaxMetric, MeanMetric
 
+from lightning_ecd.checks import above, at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.laplacian import laplacian, probes
 from modules.task import LRSchedulerFactory, Task
@@ -64,8 +65,7 @@ class Poisson(Problem):
     """
 
     def __init__(self, frequency: float = 20.0):
-        if not frequency > 0:
-            raise ValueError(f"frequency must be positive, got {frequency}")
+        above(0, frequency=frequency)
         self.frequency = frequency
 
     def exact(self, x: Tensor) -> Tensor:  # noqa: D102
@@ -91,8 +91,7 @@ class SineProduct(Problem):
     """
 
     def __init__(self, frequency: float = 1.0):
-        if not frequency > 0:
-            raise ValueError(f"frequency must be positive, got {frequency}")
+        above(0, frequency=frequency)
         self.frequency = frequency
 
     def exact(self, x: Tensor) -> Tensor:  # noqa: D102
@@ -169,14 +168,9 @@ class PINN(Task):
         groups: dict[str, dict[str, Any]] | None = None,
     ):
         super().__init__(optimizer, minibatches, scheduler, scheduler_interval, groups)
-        if feature not in FEATURES:
-            raise ValueError(
-                f"feature must be one of {', '.join(FEATURES)}, got {feature!r}"
-            )
-        numbers = {"boundary_weight": boundary_weight, "probes": probes}
-        for name, value in (numbers | {"feature_weight": feature_weight}).items():
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        one_of(FEATURES, feature=feature)
+        at_least(0, boundary_weight=boundary_weight, probes=probes)
+        at_least(0, feature_weight=feature_weight)
         self.network, self.problem = network(), problem()
         self.boundary_weight = boundary_weight
         self.feature, self.feature_weight = FEATURES[feature], feature_weight

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.randomness import mixed
 from lightning_ecd.unrolling import Problem
 
@@ -21,8 +22,7 @@ class Quadratic(Problem):
     """
 
     def __init__(self, dimension: int = 10, start: float = 0.0):
-        if dimension < 1:
-            raise ValueError(f"dimension must be at least 1, got {dimension}")
+        at_least(1, dimension=dimension)
         self.dimension, self.start = dimension, start
 
     def initial(self, seed: int) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import one_of
+
 #: Keeps logarithms and ratios finite.
 EPSILON = 1e-7
 
@@ -83,8 +85,7 @@ def checked(loss: str, parametrization: str | None) -> str:
         loss: A key of `LOSSES`.
         parametrization: One that the loss allows; None: its default.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    one_of(LOSSES, loss=loss)
     allowed = LOSSES[loss][1]
     if parametrization is None:
         return allowed[0]

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 from modules.classifier import Classifier
 from modules.cnn import drop
@@ -23,8 +24,7 @@ class TokenNetwork(nn.Module):
     """
 
     def __init__(self, vocabulary: int):
-        if vocabulary < 1:
-            raise ValueError(f"vocabulary must be at least 1, got {vocabulary}")
+        at_least(1, vocabulary=vocabulary)
         super().__init__()
         self.vocabulary = vocabulary
         #: Where training and evaluation, True and False, go on; none: from the start.
@@ -63,10 +63,7 @@ class StreamLSTM(TokenNetwork):
         dropout: float = 0.0,
         batchnorm: bool = False,
     ):
-        sizes = {"embedding": embedding, "hidden": hidden, "layers": layers}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        at_least(1, embedding=embedding, hidden=hidden, layers=layers)
         super().__init__(vocabulary)
         self.embedding = nn.Embedding(vocabulary, embedding)
         inputs = [embedding] + [hidden] * (layers - 1)
@@ -123,8 +120,7 @@ class WordLSTM(StreamLSTM):
         dropout: float = 0.65,
         bound: float = 0.04,
     ):
-        if bound < 0:
-            raise ValueError(f"bound must be at least 0, got {bound}")
+        at_least(0, bound=bound)
         super().__init__(vocabulary, width, width, dropout=dropout)
         for p in self.parameters():
             nn.init.uniform_(p, -bound, bound)

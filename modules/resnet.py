@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from lightning_ecd.checks import one_of
 from modules.glorot import initialize
 
 Initialization = Literal["default", "kaiming", "glorot"]
@@ -133,9 +134,7 @@ class ResNet(nn.Sequential):
     ):
         if not blocks or min(blocks) < 1:
             raise ValueError(f"blocks must be positive numbers, got {list(blocks)}")
-        if init not in get_args(Initialization):
-            allowed = ", ".join(get_args(Initialization))
-            raise ValueError(f"init must be one of {allowed}, got {init!r}")
+        one_of(get_args(Initialization), init=init)
         layers: list[nn.Module] = [conv3x3(channels, width)]
         if self.normalized_stem:
             layers += [nn.BatchNorm2d(width), nn.ReLU()]

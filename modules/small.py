@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_ecd.checks import at_least
 from modules.recurrent import TokenNetwork
 
 
@@ -58,8 +59,7 @@ class SmallLeNet(nn.Sequential):
     ):
         if pool not in ("folded", "neighbours"):
             raise ValueError(f"pool must be folded or neighbours, got {pool!r}")
-        if std < 0:
-            raise ValueError(f"std must be at least 0, got {std}")
+        at_least(0, std=std)
 
         def pooling() -> nn.Module:
             return FoldedPool() if pool == "folded" else nn.MaxPool2d(2)
@@ -100,8 +100,7 @@ class SmallMnistFC(nn.Sequential):
     """
 
     def __init__(self, inputs: int = 784, width: int = 64, outputs: int = 10):
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        at_least(1, width=width)
         super().__init__(
             nn.Flatten(),
             nn.Linear(inputs, width),
@@ -137,10 +136,8 @@ class SmallCharLSTM(TokenNetwork):
     """
 
     def __init__(self, vocabulary: int = 96, hidden: int = 48, std: float = 0.1):
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
-        if std < 0:
-            raise ValueError(f"std must be at least 0, got {std}")
+        at_least(1, hidden=hidden)
+        at_least(0, std=std)
         super().__init__(vocabulary)
         self.start = nn.Parameter(torch.empty(2, 1, hidden))
         self.read = nn.Embedding(vocabulary, 4 * hidden)  # of unit vectors, a product

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_ecd.checks import above, at_least
+
 
 class NTKLinear(nn.Linear):
     r"""A linear layer :math:`W x/\sqrt{d} + b` whose entries are drawn from N(0, σ²).
@@ -91,8 +93,7 @@ class NTKConv2d(nn.Conv2d):
 
 
 def _draw(layer: nn.Linear | nn.Conv2d, sigma_w: float, sigma_b: float) -> None:
-    if not sigma_w > 0:
-        raise ValueError(f"sigma_w must lie in (0, inf), got {sigma_w}")
+    above(0, sigma_w=sigma_w)
     if not sigma_b >= 0:
         raise ValueError(f"sigma_b must lie in [0, inf), got {sigma_b}")
     nn.init.normal_(layer.weight, std=sigma_w)
@@ -127,10 +128,7 @@ class ShallowNet(nn.Module):
         sigma_b: float = 1.0,
     ):
         super().__init__()
-        sizes = {"inputs": inputs, "width": width, "outputs": outputs}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        at_least(1, inputs=inputs, width=width, outputs=outputs)
         function = getattr(functional, activation, None)
         if not callable(function):
             raise ValueError(

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from lightning_ecd.checks import at_least
 from modules.resnet import Mean
 
 
@@ -71,8 +72,7 @@ class WideResNet(nn.Sequential):
     ):
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth must be 10, 16, 22, 28, ..., got {depth}")
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        at_least(1, width=width)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, padding=1)]

@@ -12,7 +12,7 @@ LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 
 #: Parts of the core, lowest first: a part imports none of a later line.
 LAYERS = (
-    {"errors", "figures", "flat", "functions", "kernels", "overrides"}
+    {"checks", "errors", "figures", "flat", "functions", "kernels", "overrides"}
     | {"pool", "randomness", "ranges", "schedules"},
     {"bases", "rules"},
     {"optimizers"},

@@ -14,6 +14,7 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
+from lightning_ecd.checks import at_least
 from tune.spaces import Space
 
 
@@ -53,8 +54,8 @@ class ASHA(Scheduler):
     def __init__(
         self, grace_period: int = 1, reduction_factor: int = 3, brackets: int = 1
     ):
-        _at_least(1, grace_period=grace_period, brackets=brackets)
-        _at_least(2, reduction_factor=reduction_factor)
+        at_least(1, grace_period=grace_period, brackets=brackets)
+        at_least(2, reduction_factor=reduction_factor)
         self.grace_period, self.reduction_factor = grace_period, reduction_factor
         self.brackets = brackets
 
@@ -82,7 +83,7 @@ class MedianStopping(Scheduler):
     """
 
     def __init__(self, grace_period: int = 1, min_samples_required: int = 3):
-        _at_least(
+        at_least(
             1, grace_period=grace_period, min_samples_required=min_samples_required
         )
         self.grace_period = grace_period
@@ -121,7 +122,7 @@ class PopulationBased(Scheduler):
     def __init__(
         self, perturbation_interval: int = 1, resample_probability: float = 0.25
     ):
-        _at_least(1, perturbation_interval=perturbation_interval)
+        at_least(1, perturbation_interval=perturbation_interval)
         if not 0 <= resample_probability <= 1:
             raise ValueError(
                 f"resample_probability must be in [0, 1], got {resample_probability}"
@@ -140,9 +141,3 @@ class PopulationBased(Scheduler):
             custom_explore_fn=space.inside,
             require_attrs=False,
         )
-
-
-def _at_least(low: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < low:
-            raise ValueError(f"{name} must be at least {low}, got {value}")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from lightning_ecd import studies
+from lightning_ecd.checks import at_least
 from lightning_ecd.cli import CommandLine
 from lightning_ecd.errors import UserError
 from lightning_ecd.optimizers import REGISTRY
@@ -140,13 +141,8 @@ class Search:
                 raise ValueError(
                     f"optimizers: {name!r} must be of letters, digits and . + - _"
                 )
-        for name, value, low in (
-            ("samples", samples, 1),
-            ("retries", retries, 0),
-            ("concurrent", 1 if concurrent is None else concurrent, 1),
-        ):
-            if value < low:
-                raise ValueError(f"{name} must be at least {low}, got {value}")
+        at_least(1, samples=samples, concurrent=concurrent)
+        at_least(0, retries=retries)
         if hours is not None and not 0 < hours < math.inf:
             raise ValueError(f"hours must be positive, got {hours}")
         if repeat is not None and not repeat.seeds:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from ray.tune.search import Searcher as RaySearcher
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 from tune.spaces import Point, Space
 
@@ -115,8 +116,7 @@ class Optuna(Searcher):
         multivariate: bool = False,
         seed: int = 0,
     ):
-        if startup < 1:
-            raise ValueError(f"startup must be at least 1, got {startup}")
+        at_least(1, startup=startup)
         if sampler not in ("tpe", "cmaes"):
             raise ValueError(f"sampler must be tpe or cmaes, got {sampler!r}")
         self.sampler, self.startup = sampler, startup
@@ -161,8 +161,7 @@ class HyperOpt(Searcher):
     """
 
     def __init__(self, startup: int = 20, gamma: float = 0.25, seed: int = 0):
-        if startup < 1:
-            raise ValueError(f"startup must be at least 1, got {startup}")
+        at_least(1, startup=startup)
         if not 0 < gamma < 1:
             raise ValueError(f"gamma must be in (0, 1), got {gamma}")
         self.startup, self.gamma, self.seed = startup, gamma, seed

@@ -84,7 +84,7 @@ class Space:
                 axes.append(tuple(range(range_.low, range_.high + 1)))
             else:
                 raise UserError(
-                    f"space of {name}: a grid needs a list of values, not {range_}"
+                    f"space of {name}: a grid needs a list of values, got {range_}"
                 )
         points = itertools.product(*axes)
         return [dict(zip(self.coordinates, point, strict=True)) for point in points]

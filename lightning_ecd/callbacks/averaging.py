@@ -15,6 +15,7 @@ from torch.optim.swa_utils import update_bn
 
 from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
 from lightning_ecd.callbacks.publishing import publish
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 
 State = dict[str, Tensor]
@@ -46,8 +47,7 @@ class WeightAverage(WeightAveraging):
     """
 
     def __init__(self, start_epoch: int = 161, update_batchnorm: bool = True):
-        if start_epoch < 1:
-            raise ValueError(f"start_epoch must be at least 1, got {start_epoch}")
+        at_least(1, start_epoch=start_epoch)
         super().__init__()
         self.start_epoch = start_epoch
         self.update_batchnorm = update_batchnorm
@@ -144,8 +144,7 @@ class LastAverage(Callback):
     def __init__(
         self, epochs: int = 49, final: int = 1, part: Literal["test", "val"] = "test"
     ):
-        if epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {epochs}")
+        at_least(1, epochs=epochs)
         if not 1 <= final <= epochs:
             raise ValueError(f"final must be in [1, {epochs}], got {final}")
         if part not in ("test", "val"):

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 
 #: In which a spawned process hands back weights, nothing else (ddp_spawn).
@@ -126,8 +127,7 @@ class Checkpoints(Checkpoint):
         mode: str = "max",
         last: bool = True,
     ):
-        if every_n_steps < 0:
-            raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
+        at_least(0, every_n_steps=every_n_steps)
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, got {mode!r}")
         self.folder = folder

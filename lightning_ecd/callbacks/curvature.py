@@ -6,8 +6,9 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_ecd.callbacks.publishing import publish
+from lightning_ecd.checks import at_least
 from lightning_ecd.curvature import Loss, Matrix, batches_of
-from lightning_ecd.curvature.inspection import Inspection, at_least
+from lightning_ecd.curvature.inspection import Inspection
 from lightning_ecd.errors import UserError
 
 

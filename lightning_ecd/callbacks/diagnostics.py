@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_ecd.callbacks.hparams import TensorBoard
 from lightning_ecd.callbacks.publishing import publish
+from lightning_ecd.checks import at_least
 
 
 class Diagnostics(Callback):
@@ -25,8 +26,7 @@ class Diagnostics(Callback):
     """
 
     def __init__(self, points: int = 2000, figure: bool = True):
-        if points < 2:
-            raise ValueError(f"points must be at least 2, got {points}")
+        at_least(2, points=points)
         self.points, self.figure = points, figure
         self._path: dict[str, list[float]] = {"step": [], "V": [], "momentum": []}
         self._seen, self._every, self._last = 0, 1, 0

@@ -15,6 +15,7 @@ from lightning_ecd.callbacks.least_squares import (
     whole_loss,
 )
 from lightning_ecd.callbacks.publishing import publish
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 from lightning_ecd.theory import (
     KernelProduct,
@@ -74,13 +75,8 @@ class Forecast(Callback):
         seed: int = 0,
         matrix_free: bool = False,
     ):
-        counts = {"top": top, "steps": steps, "probes": probes, "points": points}
-        counts |= {} if samples is None else {"samples": samples}
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if every_n_steps < 0:
-            raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
+        at_least(1, samples=samples, top=top, steps=steps, probes=probes, points=points)
+        at_least(0, every_n_steps=every_n_steps)
         self.every_n_steps, self.samples, self.points = every_n_steps, samples, points
         self.lanczos = {"top": top, "steps": steps, "probes": probes, "seed": seed}
         self.tau, self.matrix_free = tau, matrix_free

@@ -6,6 +6,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_ecd.callbacks.publishing import publish
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 
 
@@ -21,8 +22,7 @@ class LossesAlong(Callback):
     """
 
     def __init__(self, every_n_steps: int = 1000):
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps, self._last = every_n_steps, 0
 
     def on_train_batch_end(

@@ -18,6 +18,7 @@ from lightning_ecd.callbacks.least_squares import (
     whole_loss,
 )
 from lightning_ecd.callbacks.publishing import publish, run_folder
+from lightning_ecd.checks import above, at_least
 from lightning_ecd.errors import UserError
 from lightning_ecd.theory import (
     Companions,
@@ -69,13 +70,9 @@ class Regimes(Callback):
         points: int = 100,
         memory: float = 4.0,
     ):
-        for name, value, least in (("runs", runs, 0), ("rank", rank or 0, 0)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if points < 2:
-            raise ValueError(f"points must be at least 2, got {points}")
-        if not memory > 0:
-            raise ValueError(f"memory must lie in (0, inf), got {memory}")
+        at_least(0, runs=runs, rank=rank)
+        at_least(2, points=points)
+        above(0, memory=memory)
         self.normalize_lr, self.rates = normalize_lr, rates or Constant()
         self.runs, self.rank, self.points = runs, rank, points
         self.taus, self.memory = [1.0, -1.0] if taus is None else taus, memory

@@ -7,6 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_ecd.callbacks.publishing import publish
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 
 
@@ -23,9 +24,7 @@ class RadialSlice(Callback):
     """
 
     def __init__(self, points: int = 400, epochs: int = 1000):
-        for name, value in {"points": points, "epochs": epochs}.items():
-            if value < 2:
-                raise ValueError(f"{name} must be at least 2, got {value}")
+        at_least(2, points=points, epochs=epochs)
         self.points, self.epochs = points, epochs
         self._curves: dict[str, list[float]] = {}
         self._validations, self._every = 0, 1

@@ -6,6 +6,8 @@ import torch
 from pytorch_lightning.callbacks import ThroughputMonitor
 from torch.utils._pytree import tree_leaves
 
+from lightning_ecd.checks import at_least
+
 
 class Speed(ThroughputMonitor):
     """Logs ``train/device/batches_per_sec`` and ``train/device/samples_per_sec``.
@@ -18,8 +20,7 @@ class Speed(ThroughputMonitor):
     """
 
     def __init__(self, window_size: int = 100):
-        if window_size < 2:
-            raise ValueError(f"window_size must be at least 2, got {window_size}")
+        at_least(2, window_size=window_size)
         super().__init__(batch_size_fn=_samples, window_size=window_size)
 
 

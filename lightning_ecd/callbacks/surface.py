@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 from lightning_ecd.functions import Function
 
@@ -30,8 +31,7 @@ class Surface(Callback):
     """
 
     def __init__(self, points: int = 2000):
-        if points < 2:
-            raise ValueError(f"points must be at least 2, got {points}")
+        at_least(2, points=points)
         self.points = points
         self._steps: list[int] = []
         self._way: list[list[float]] = []

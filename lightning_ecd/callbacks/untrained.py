@@ -3,6 +3,7 @@
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 
 
@@ -23,8 +24,7 @@ class StopUntrained(Callback):
     def __init__(
         self, metric: str = "val/accuracy", floor: float = 0.15, epochs: int = 4
     ):
-        if epochs < 0:
-            raise ValueError(f"epochs must be at least 0, got {epochs}")
+        at_least(0, epochs=epochs)
         self.metric, self.floor, self.epochs = metric, floor, epochs
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

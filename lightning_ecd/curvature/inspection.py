@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_ecd import landscape
+from lightning_ecd.checks import above, at_least
 from lightning_ecd.curvature import (
     Loss,
     Matrix,
@@ -107,17 +108,17 @@ class Inspection:
         if matrix not in get_args(Matrix):
             raise ValueError(f"matrix must be hessian, ggn or fisher, got {matrix!r}")
         if exact and matrix != "hessian":
-            raise ValueError(f"exact is for the matrix hessian, not {matrix}")
+            raise ValueError(f"exact is for the matrix hessian, got {matrix}")
         if products and products < 6:
             raise ValueError(f"products must be 0 or at least 6, got {products}")
         at_least(1, steps=steps, draws=draws)
         at_least(0, probes=probes, top=top, points=points, plane=plane, rho=rho)
         at_least(0, probe_steps=probe_steps, probe_noise=probe_noise)
         at_least(0, probe_weight_decay=probe_weight_decay)
-        _above_0(reach=reach, probe_lr=probe_lr)
-        _above_0(width=1.0 if width is None else width)
+        above(0, reach=reach, probe_lr=probe_lr)
+        above(0, width=1.0 if width is None else width)
         for value in noise:
-            _above_0(noise=value)
+            above(0, noise=value)
         self.matrix: Matrix = matrix
         self.probes, self.steps, self.width, self.exact = probes, steps, width, exact
         self.products, self.top, self.diagonal = products, top, diagonal
@@ -280,16 +281,3 @@ def _refuse_what_does_not_fit(loss: Loss) -> None:
             f"--exact: the matrix of {n:,} parameters needs {needed / 1e9:.0f} GB, "
             f"there are {free / 1e9:.0f} GB: leave it out"
         )
-
-
-def at_least(least: float, **values: float) -> None:
-    """Refuse values below `least`, naming the argument."""
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def _above_0(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.randomness import normals
 
 Product = Callable[[Tensor], Tensor]
@@ -204,9 +205,7 @@ def lanczos_quadrature(
         optimization via Hessian eigenvalue density", ICML 2019, arXiv:1901.10159;
         Z. Yao et al., "PyHessian", arXiv:1912.07145.
     """
-    for name, value in {"probes": probes, "steps": steps}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    at_least(1, probes=probes, steps=steps)
     n, m = len(like), min(steps, len(like))
     side = side_by_side(like, probes, steps, memory)
     nodes, weights = [], []

@@ -6,6 +6,7 @@ Legend: A, the matrix (n, n); `product`, rows (k, n) -> rows times A, (k, n).
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.curvature.spectrum import Product, mean_and_error
 from lightning_ecd.randomness import uniforms
 
@@ -34,7 +35,7 @@ def hutchinson_trace(
         M. F. Hutchinson, "A stochastic estimator of the trace of the influence
         matrix", Commun. Stat. 1990.
     """
-    _at_least("probes", probes, 1)
+    at_least(1, probes=probes)
     z = signs(like, probes, seed)
     return mean_and_error((z * product(z)).sum(1))
 
@@ -63,7 +64,7 @@ def hutchpp_trace(
         R. A. Meyer, C. Musco, C. Musco, D. P. Woodruff, "Hutch++: optimal stochastic
         trace estimation", SOSA 2021, arXiv:2010.09649.
     """
-    _at_least("products", products, 3)
+    at_least(3, products=products)
     third = min(products // 3, len(like))
     Q = torch.linalg.qr(product(signs(like, third, seed, _SKETCH)).T)[0].T
     low = (Q * product(Q)).sum().item()
@@ -88,12 +89,7 @@ def hutchinson_diagonal(
         C. Bekas, E. Kokiopoulou, Y. Saad, "An estimator for the diagonal of a
         matrix", Appl. Numer. Math. 2007.
     """
-    _at_least("probes", probes, 2)
+    at_least(2, probes=probes)
     z = signs(like, probes, seed)
     found = z * product(z)
     return found.mean(0), found.std(0) / probes**0.5
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")

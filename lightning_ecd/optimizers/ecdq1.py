@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
+from lightning_ecd.checks import one_of
 from lightning_ecd.kernels import add_scaled
 from lightning_ecd.optimizers.base import Number, ParamsT
 from lightning_ecd.optimizers.ecd import ECD, FAMILY
@@ -92,8 +93,7 @@ class ECDq1(ECD):
         seed: int = 0,
         compat: bool = False,
     ):
-        if step_size not in _STEPS:
-            raise ValueError(f"step_size must be one of {_STEPS}, got {step_size!r}")
+        one_of(_STEPS, step_size=step_size)
         defaults = {
             "lr": lr,
             "f_min": f_min,

@@ -1,13 +1,13 @@
 """Entropy-SGD and Entropy-Adam: descent on the local entropy of the loss."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import one_of
 from lightning_ecd.flat import square_norm
 from lightning_ecd.optimizers.base import ParamsT
 from lightning_ecd.optimizers.exploration import FAMILY, LocalEntropy
@@ -92,25 +92,18 @@ def resolved(preset: str, **switches: Any) -> dict[str, Any]:
         preset: One of `PRESETS`.
         switches: Every switch, and `momentum` and `inner_lr`.
     """
-    require_one_of("preset", preset, PRESETS)
+    one_of(PRESETS, preset=preset)
     momentum, inner_lr = switches["momentum"], switches["inner_lr"]
     chosen = {k: v for k, v in switches.items() if v is not None}
     found = {**PRESETS[preset], **chosen}
     found = {k: momentum if v == _MOMENTUM else v for k, v in found.items()}
     if found["gamma_max"] is None:
         found["gamma_max"] = 1 / inner_lr if inner_lr > 0 else math.inf
-    require_one_of("inner_wd", found["inner_wd"], get_args(Decay))
-    require_one_of("noise_scale", found["noise_scale"], get_args(NoiseScale))
-    require_one_of("first_momentum", found["first_momentum"], ("torch", "python"))
-    require_one_of("t0", found["t0"], (0, 1))
+    one_of(get_args(Decay), inner_wd=found["inner_wd"])
+    one_of(get_args(NoiseScale), noise_scale=found["noise_scale"])
+    one_of(("torch", "python"), first_momentum=found["first_momentum"])
+    one_of((0, 1), t0=found["t0"])
     return found
-
-
-def require_one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
-    """Raise ValueError where a choice is none of those allowed."""
-    if value not in allowed:
-        listed = ", ".join(str(choice) for choice in allowed)
-        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
 
 
 class EntropySGD(LocalEntropy):
@@ -231,7 +224,7 @@ class EntropySGD(LocalEntropy):
     ):
         if nesterov and momentum and dampening:
             raise ValueError(f"dampening must be 0 with nesterov, got {dampening}")
-        require_one_of("scope_schedule", scope_schedule, get_args(Schedule))
+        one_of(get_args(Schedule), scope_schedule=scope_schedule)
         switches = resolved(
             preset,
             momentum=momentum,

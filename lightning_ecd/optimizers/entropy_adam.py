@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import above
 from lightning_ecd.optimizers.base import ParamsT
 from lightning_ecd.optimizers.entropy import BOUNDS, resolved
 from lightning_ecd.optimizers.exploration import FAMILY, LocalEntropy
@@ -83,8 +84,7 @@ class EntropyAdam(LocalEntropy):
     ):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must lie in [0, 1), got {betas}")
-        if not eps > 0:
-            raise ValueError(f"eps must lie in (0, inf), got {eps}")
+        above(0, eps=eps)
         switches = resolved(
             "lua",
             momentum=momentum,

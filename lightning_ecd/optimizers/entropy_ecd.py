@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import one_of
 from lightning_ecd.kernels import Eager
 from lightning_ecd.optimizers.base import Number, ParamsT
-from lightning_ecd.optimizers.entropy import BOUNDS, require_one_of, resolved
+from lightning_ecd.optimizers.entropy import BOUNDS, resolved
 from lightning_ecd.optimizers.exploration import FAMILY, LocalEntropy
 from lightning_ecd.optimizers.hamiltonian import Hamiltonian, Isokinetic, Separable
 from lightning_ecd.optimizers.particle import Particle
@@ -101,7 +102,7 @@ class EntropyECD(LocalEntropy):
         diagnostics_every: int = 50,
         seed: int = 0,
     ):
-        require_one_of("dynamics", dynamics, _DYNAMICS)
+        one_of(_DYNAMICS, dynamics=dynamics)
         if alpha is not None and not 0 < alpha <= 1:
             raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
         switches = resolved(

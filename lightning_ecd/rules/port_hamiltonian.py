@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_ecd import flat
+from lightning_ecd.checks import above, at_least, one_of
 from lightning_ecd.flat import Layout
 from lightning_ecd.rules.features import log_and_sign
 from lightning_ecd.rules.rule import Context, State, UpdateRule
@@ -98,15 +99,10 @@ class PortHamiltonianRule(UpdateRule):
         super().__init__(
             modes=modes, hidden=hidden, factor=factor, integrator=integrator
         )
-        if modes < 1:
-            raise ValueError(f"modes must be at least 1, got {modes}")
-        if hidden < 0:
-            raise ValueError(f"hidden must be at least 0, got {hidden}")
-        if factor <= 0:
-            raise ValueError(f"factor must lie in (0, inf), got {factor}")
-        if integrator not in get_args(Integrator):
-            allowed = ", ".join(get_args(Integrator))
-            raise ValueError(f"integrator must be one of {allowed}, got {integrator!r}")
+        at_least(1, modes=modes)
+        at_least(0, hidden=hidden)
+        above(0, factor=factor)
+        one_of(get_args(Integrator), integrator=integrator)
         self.modes, self.factor, self.integrator = modes, factor, integrator
         # a, b, c, m behind a softplus; b and m start near 1, a and c near .05
         centre = torch.tensor([-3.0, 0.5, -3.0, 0.5]).unsqueeze(1)

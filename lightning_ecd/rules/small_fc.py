@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_ecd.checks import above, at_least
 from lightning_ecd.flat import Layout
 from lightning_ecd.rules.rule import Context, State, UpdateRule
 
@@ -51,10 +52,8 @@ class SmallFCRule(UpdateRule):
 
     def __init__(self, hidden: int = 32, step_mult: float = 1e-3):
         super().__init__(hidden=hidden, step_mult=step_mult)
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
-        if not step_mult > 0:
-            raise ValueError(f"step_mult must lie in (0, inf), got {step_mult}")
+        at_least(1, hidden=hidden)
+        above(0, step_mult=step_mult)
         self.step_mult = step_mult
         self.network = nn.ModuleDict(
             {

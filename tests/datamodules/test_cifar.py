@@ -302,7 +302,7 @@ def test_published_constants_can_be_chosen():
 
 
 def test_a_standard_deviation_of_zero_is_refused():
-    with pytest.raises(ValueError, match="std must be positive"):
+    with pytest.raises(ValueError, match="std must be above 0"):
         CIFAR10(std=(0.2, 0.0, 0.2))
 
 

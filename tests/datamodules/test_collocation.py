@@ -246,17 +246,17 @@ def test_changed_data_are_refused_within_an_epoch(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shape": "torus"}, "shape must be one of ball, box, not 'torus'"),
-        ({"dimensions": 0}, "dimensions must be at least 1, not 0"),
-        ({"interior": 0}, "interior must be at least 1, not 0"),
-        ({"boundary": 0}, "boundary must be at least 1, not 0"),
-        ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, not 0"),
-        ({"redraw_every": -1}, "redraw_every must be at least 0, not -1"),
-        ({"minibatches": 0}, "minibatches must be at least 1, not 0"),
-        ({"seed": -1}, r"seed must be in \[0, 2\^32\), not -1"),
-        ({"batch_size": 0}, r"batch_size must be in \[1, 23\], not 0"),
-        ({"batch_size": 24}, r"batch_size must be in \[1, 23\], not 24"),
-        ({"batch_size": 1}, "boundary must be at least 23, .* not 11"),
+        ({"shape": "torus"}, "shape must be one of ball, box, got 'torus'"),
+        ({"dimensions": 0}, "dimensions must be at least 1, got 0"),
+        ({"interior": 0}, "interior must be at least 1, got 0"),
+        ({"boundary": 0}, "boundary must be at least 1, got 0"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
+        ({"redraw_every": -1}, "redraw_every must be at least 0, got -1"),
+        ({"minibatches": 0}, "minibatches must be at least 1, got 0"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^32\), got -1"),
+        ({"batch_size": 0}, r"batch_size must be in \[1, 23\], got 0"),
+        ({"batch_size": 24}, r"batch_size must be in \[1, 23\], got 24"),
+        ({"batch_size": 1}, "boundary must be at least 23, .* got 11"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -69,5 +69,5 @@ def test_the_settings_are_plain():
 
 
 def test_no_steps_are_refused_by_name():
-    with pytest.raises(ValueError, match="steps_per_epoch must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="steps_per_epoch must be at least 1, got 0"):
         Steps(0)

@@ -291,8 +291,8 @@ def test_a_network_that_does_not_fit_is_refused(tmp_path, network, message):
         ({"boundary_weight": -1.0}, "boundary_weight must be at least 0, got -1.0"),
         ({"feature_weight": math.nan}, "feature_weight must be at least 0, got nan"),
         ({"probes": -1}, "probes must be at least 0, got -1"),
-        ({"problem": partial(Poisson, 0.0)}, "frequency must be positive, got 0.0"),
-        ({"problem": partial(SineProduct, -1.0)}, "frequency must be positive"),
+        ({"problem": partial(Poisson, 0.0)}, "frequency must be above 0, got 0.0"),
+        ({"problem": partial(SineProduct, -1.0)}, "frequency must be above 0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.randomness import subsets
 from lightning_ecd.theory.companions import Companions
 from lightning_ecd.theory.generating import (
@@ -20,7 +21,7 @@ from lightning_ecd.theory.problems import Problem
 from lightning_ecd.theory.schedules import Constant, Rates, schedule
 from lightning_ecd.theory.spectrum import Spectrum
 from lightning_ecd.theory.stability import converges
-from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy, positive
+from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy
 
 _BATCH_STREAM = 0x5247
 
@@ -58,7 +59,7 @@ class RegimeCurves(TheoryStudy):
         seed: int = 0,
         memory: float = 4.0,
     ):
-        positive(steps=steps, points=points, batch=min(batch, default=0))
+        at_least(1, steps=steps, points=points, batch=min(batch, default=0))
         self.settings = combined(combine, alpha=alpha, beta=beta, batch=batch)
         self.steps, self.rates, self.runs = steps, rates or Constant(), runs
         self.rank, self.taus, self.points = rank, list(taus), points
@@ -157,7 +158,7 @@ class Budget(TheoryStudy):
         samples: int = 1_000_000,
         tau: float = 1.0,
     ):
-        positive(batches=min(batches, default=0), samples=samples)
+        at_least(1, batches=min(batches, default=0), samples=samples)
         self.batches, self.rate, self.beta = list(batches), rate, beta
         self.samples, self.tau = samples, tau
 

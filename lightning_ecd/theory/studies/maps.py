@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.theory.generating import MiniBatchSGD, noise_strength, talbot_loss
 from lightning_ecd.theory.momentum import gain_map
 from lightning_ecd.theory.problems import Problem, grid
@@ -13,7 +14,7 @@ from lightning_ecd.theory.regimes import Modes, spectral_diagonal
 from lightning_ecd.theory.schedules import Schedule
 from lightning_ecd.theory.spectrum import Spectrum
 from lightning_ecd.theory.stability import alpha_crit, converges, lambda_crit
-from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy, positive
+from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy
 
 #: Losses of the inversion below this share of the first have no digits left.
 _RESOLUTION = 1e-13
@@ -38,7 +39,7 @@ class LossMap(TheoryStudy):
         beta: tuple[float, float, int] = (-1.0, 1.0, 50),
         tau: float = 1.0,
     ):
-        positive(steps=steps, batches=min(batches, default=0) + 1)
+        at_least(1, steps=steps, batches=min(batches, default=0) + 1)
         self.batches, self.steps, self.tau = list(batches), steps, tau
         self.alpha, self.beta = grid(*alpha), grid(*beta)
 
@@ -160,7 +161,7 @@ class GainMap(TheoryStudy):
         kappa: tuple[float, float, int] = (0.0, 6.0, 200),
         samples: int = 1000,
     ):
-        positive(samples=samples)
+        at_least(1, samples=samples)
         self.nu, self.kappa, self.samples = grid(*nu), grid(*kappa), samples
 
     def run(self, problem: Problem, progress: Progress) -> Findings:  # noqa: D102

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.theory.generating import MiniBatchSGD, noise_strength, talbot_loss
 from lightning_ecd.theory.momentum import best_rate, momentum_slope, optimum
 from lightning_ecd.theory.problems import Problem, grid
 from lightning_ecd.theory.spectrum import from_power_law
 from lightning_ecd.theory.stability import converges
-from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy, positive
+from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy
 
 
 class BestMomentum(TheoryStudy):
@@ -37,7 +38,7 @@ class BestMomentum(TheoryStudy):
         clamp: int = 0,
         beta: tuple[float, float, int] = (-0.3, 0.3, 61),
     ):
-        positive(samples=samples, steps=steps, batch=batch)
+        at_least(1, samples=samples, steps=steps, batch=batch)
         for law in laws:
             if len(law) not in (2, 3):
                 raise ValueError(f"laws must be [nu, kappa] or [.., alpha], got {law}")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_ecd.checks import at_least
 from lightning_ecd.theory.generating import MiniBatchSGD, noise_strength
 from lightning_ecd.theory.problems import Problem
 from lightning_ecd.theory.spectrum import fit_power_law, tail_sums
@@ -13,7 +14,7 @@ from lightning_ecd.theory.stability import (
     lambda_crit,
     phase,
 )
-from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy, positive
+from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy
 
 
 class SpectrumStudy(TheoryStudy):
@@ -35,7 +36,7 @@ class SpectrumStudy(TheoryStudy):
         tails: tuple[int, int] = (10, 310),
         index_from: int = 1,
     ):
-        positive(batches=min(batches, default=0))
+        at_least(1, batches=min(batches, default=0))
         self.batches, self.beta = list(batches), beta
         self.windows, self.index_from = (eigenvalues, tails), index_from
 

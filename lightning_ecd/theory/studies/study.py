@@ -37,10 +37,3 @@ class TheoryStudy(ABC):
     @abstractmethod
     def run(self, problem: Problem, progress: Progress) -> Findings:
         """Return what was found."""
-
-
-def positive(**values: int) -> None:
-    """Refuse arguments below 1."""
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
