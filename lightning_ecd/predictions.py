@@ -64,7 +64,7 @@ def _of_experiment(
     off = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
     line = CommandLine(["--config", config, *arguments, *off], run=False)
     task, data = line.model, line.datamodule
-    if type(task).__name__ != "Regression" or data is None:
+    if not getattr(task, "least_squares", False) or data is None:
         raise UserError(
             f"experiment: {config} must train modules.Regression on a data module"
         )

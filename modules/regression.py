@@ -28,6 +28,9 @@ class Regression(Task):
         groups: See `Task`.
     """
 
+    #: What callbacks and studies about least squares ask for.
+    least_squares = True
+
     metric_names = (
         "val/loss",
         "val/rmse",

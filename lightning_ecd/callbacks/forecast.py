@@ -24,6 +24,7 @@ from lightning_ecd.theory import (
     alpha_crit,
     from_lanczos,
     layer_kernel,
+    log_spaced,
     noise_strength,
     schedule,
     spectral_diagonal,
@@ -179,8 +180,7 @@ class Forecast(Callback):
             tau2=self.tau,
             whole=self.N,
         )
-        spread = torch.logspace(0, 1, self.points, max(rates.steps, 2)).round().long()
-        after = [t for t in spread.unique().tolist() if t <= rates.steps]
+        after = log_spaced(rates.steps, self.points)
         steps = [step, *(step + t for t in after)]
         values = [spectrum.loss, *(losses[t - 1].item() for t in after)]
         self.predicted.append((steps, values))

@@ -63,7 +63,7 @@ def total_steps(trainer: Trainer, who: str) -> int:
 
 def require_regression(task: LightningModule, who: str) -> None:
     """Refuse tasks whose loss is not least squares of one output."""
-    if type(task).__name__ != "Regression":
+    if not getattr(task, "least_squares", False):
         raise UserError(
             f"trainer.callbacks: {who} needs modules.Regression, got "
             f"{type(task).__name__}"

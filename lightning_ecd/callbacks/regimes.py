@@ -29,6 +29,7 @@ from lightning_ecd.theory import (
     alpha_crit,
     lambda_crit,
     largest_eigenvalue,
+    log_spaced,
     noise_strength,
     total_noise,
 )
@@ -125,8 +126,7 @@ class Regimes(Callback):
             self.taus,
             self.memory * 2**30,
         )
-        spread = torch.logspace(0, 1, self.points, max(steps, 2)).round().long()
-        self.at = {0, *spread.unique().tolist()}
+        self.at = {0, *log_spaced(steps, self.points)}
         if self._saved:
             self.companions.load_state_dict(self._saved["companions"])
             self.curves = self._saved["curves"]
@@ -259,10 +259,8 @@ class _Draws:
         self.loaders = []
         for run in range(runs):
             twin = copy(loader)
-            twin.seed, twin.indices = (
-                loader.seed + run,
-                torch.arange(len(loader.indices)),
-            )
+            twin.seed = loader.seed + run
+            twin.indices = torch.arange(len(loader.indices))
             self.loaders.append(twin)
         self.length, self.size = len(loader), loader._full
         self._epoch, self._orders = -1, torch.empty(0)

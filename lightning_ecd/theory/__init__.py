@@ -45,6 +45,7 @@ from lightning_ecd.theory.schedules import (
     Rates,
     Schedule,
     jacobi,
+    log_spaced,
     power,
     schedule,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "largest_eigenvalue",
     "layer_kernel",
     "load_kernel",
+    "log_spaced",
     "loss_transform",
     "mode_limit",
     "modes_converge",

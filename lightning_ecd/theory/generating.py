@@ -74,11 +74,6 @@ class MiniBatchSGD:
         values = [getattr(self, field.name) for field in fields(self)]
         return MiniBatchSGD(*(changed(v) if torch.is_tensor(v) else v for v in values))
 
-    def flat(self) -> "MiniBatchSGD":
-        """Return the settings as float64 tensors (P,), one for every combination."""
-        values = [real(getattr(self, f.name)) for f in fields(self)]
-        return MiniBatchSGD(*(v.flatten() for v in torch.broadcast_tensors(*values)))
-
 
 def real(value: Real, like: Tensor | None = None) -> Tensor:
     """Return a number or tensor as float64, on the device of `like`."""

@@ -44,13 +44,13 @@ def momentum_slope(sgd: MiniBatchSGD, spectrum: Spectrum) -> Tensor:
     al = real(plain.alpha, lam).unsqueeze(-1) * lam
     g = real(sgd.gamma * sgd.tau2, lam).unsqueeze(-1)
     D = 2 + al * (g - 1)
-    signal = (c * (D - 1) / D**2).sum(-1) / _where_any(c, c / (al * D)).sum(-1)
+    signal = (c * (D - 1) / D**2).sum(-1) / _where_carried(c, c / (al * D)).sum(-1)
     squares = sgd.tau1 * sgd.gamma * (spectrum.counts * (al / D) ** 2).sum(-1)
     return 2 * signal - 4 * squares / (1 - total_noise(plain, spectrum))
 
 
-def _where_any(c: Tensor, terms: Tensor) -> Tensor:
-    """Return the terms of modes that carry some of the error; the others' are 0/0."""
+def _where_carried(c: Tensor, terms: Tensor) -> Tensor:
+    """Return 0 for modes that carry none of the error, whose terms are 0/0."""
     return torch.where(c == 0, 0.0, terms)
 
 
@@ -84,7 +84,7 @@ def negative_momentum_gain(spectrum: Spectrum, nu: float) -> float:
     """
     lam, c, m = spectrum.eigenvalues, spectrum.coefficients, spectrum.counts
     left = (m * lam).sum() * c.sum()
-    right = (nu - 1) / nu * (m * lam**2).sum() * _where_any(c, c / lam).sum()
+    right = (nu - 1) / nu * (m * lam**2).sum() * _where_carried(c, c / lam).sum()
     return (left / right).log().item()
 
 

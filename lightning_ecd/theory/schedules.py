@@ -111,6 +111,17 @@ def jacobi(
     return alpha, beta
 
 
+def log_spaced(steps: int, points: int) -> list[int]:
+    """Return up to `points` step numbers from 1 to T, even in their logarithm.
+
+    Args:
+        steps: T.
+        points: The most that are returned, at least 2.
+    """
+    spread = torch.logspace(0, 1, points, max(steps, 2), dtype=torch.float64)
+    return [t for t in spread.round().long().unique().tolist() if t <= steps]
+
+
 def power(steps: int, lr: float, exponent: float) -> Tensor:
     """Return α_s = lr (s + 1)^-exponent, shape (T,)."""
     return lr * torch.arange(1, steps + 1, dtype=torch.float64) ** -exponent

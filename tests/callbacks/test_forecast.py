@@ -3,9 +3,8 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import nn
 
-from datamodules import Digits, SyntheticPowerLaw
+from datamodules import Digits
 from lightning_ecd.callbacks import Forecast
 from lightning_ecd.errors import UserError
 from lightning_ecd.optimizers import HeavyBall
@@ -15,19 +14,12 @@ from lightning_ecd.theory import (
     from_power_law,
     noise_strength,
 )
-from modules import Classifier, LeNet, Regression
+from modules import Classifier, LeNet
+from tests.callbacks import linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 N = 40
-
-
-class FromZero(nn.Linear):
-    """A linear network without bias that begins at 0."""
-
-    def __init__(self):
-        super().__init__(N, 1, bias=False)
-        nn.init.zeros_(self.weight)
 
 
 class Recorder(pl.loggers.logger.DummyLogger):
@@ -46,25 +38,13 @@ class Recorder(pl.loggers.logger.DummyLogger):
             self.seen.setdefault(name, {})[step] = value
 
 
-def fit(callback, batch=N, lr=0.5, momentum=0.3, steps=100, folder=None, ckpt=None):
-    recorder = Recorder(folder)
-    trainer = pl.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=recorder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        precision="64-true",
-        default_root_dir=folder,
-        callbacks=[callback],
+def fit(callback, batch=N, lr=0.5, momentum=0.3, seed=0, **settings):
+    recorder = Recorder(settings.get("folder"))
+    task = linear.task(N, lr, momentum)
+    data = linear.problem(N, batch_size=batch, steps=50, seed=seed)
+    trainer = linear.fit(
+        [callback], task, data, **{"steps": 100, "logger": recorder, **settings}
     )
-    task = Regression(FromZero, lambda params: HeavyBall(params, lr, momentum))
-    data = SyntheticPowerLaw(1.5, 0.75, N, batch_size=batch, steps=50)
-    trainer.fit(task, data, ckpt_path=ckpt)
     return recorder.seen, trainer
 
 
@@ -90,19 +70,9 @@ def test_the_critical_rate_is_that_of_the_spectrum(tmp_path):
 def test_mean_losses_of_runs_are_as_predicted(tmp_path):
     tables = []
     for seed in range(60):
-        recorder = Recorder()
-        callback = Forecast(points=8)
-        trainer = pl.Trainer(
-            max_steps=30, max_epochs=-1, accelerator="cpu", logger=recorder,
-            enable_progress_bar=False, enable_model_summary=False,
-            enable_checkpointing=False, num_sanity_val_steps=0, limit_val_batches=0,
-            precision="64-true", default_root_dir=tmp_path, callbacks=[callback],
-        )  # fmt: skip
-        task = Regression(FromZero, lambda params: HeavyBall(params, 0.4, 0.0))
-        data = SyntheticPowerLaw(1.5, 0.75, N, batch_size=8, steps=50, seed=seed)
-        trainer.fit(task, data)
-        tables.append(list(recorder.seen["forecast/measured"].values()))
-        predicted = list(recorder.seen["forecast/predicted"].values())
+        seen, _ = fit(Forecast(points=8), 8, 0.4, 0.0, seed, folder=tmp_path, steps=30)
+        tables.append(list(seen["forecast/measured"].values()))
+        predicted = list(seen["forecast/predicted"].values())
     runs = torch.tensor(tables)
     # the diagonal regime is not exact on random eigenvectors: some per cent
     ratio = runs.mean(0) / torch.tensor(predicted)
@@ -125,20 +95,15 @@ def test_curves_travel_in_the_checkpoint(tmp_path):
     _, trainer = fit(first, folder=tmp_path, steps=100)
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     second = Forecast()
-    fit(second, folder=tmp_path, steps=101, ckpt=tmp_path / "end.ckpt")
+    fit(second, folder=tmp_path, steps=101, ckpt_path=tmp_path / "end.ckpt")
     assert second.predicted == first.predicted
     assert second.measured[0][: len(first.measured[0])] == first.measured[0]
 
 
 def test_other_tasks_and_optimizers_are_refused(tmp_path):
-    trainer = pl.Trainer(
-        max_steps=1, accelerator="cpu", logger=False, callbacks=[Forecast()],
-        enable_progress_bar=False, enable_checkpointing=False,
-        default_root_dir=tmp_path,
-    )  # fmt: skip
     task = Classifier(lambda: LeNet(8), lambda p: HeavyBall(p, 0.1))
     with pytest.raises(UserError, match="modules.Regression"):
-        trainer.fit(task, Digits())
+        linear.fit([Forecast()], task, Digits(), steps=1, folder=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["samples", "top", "steps", "probes", "points"])

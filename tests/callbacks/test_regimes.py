@@ -5,7 +5,6 @@ import json
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import nn
 
 from datamodules import SyntheticPowerLaw
 from lightning_ecd.callbacks import Forecast, Regimes
@@ -18,46 +17,23 @@ from lightning_ecd.theory import (
     synthetic_kernel,
 )
 from modules import Regression
+from tests.callbacks import linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 N = 24
 
 
-class FromZero(nn.Linear):
-    """A linear network without bias that begins at 0."""
-
-    def __init__(self):
-        super().__init__(N, 1, bias=False)
-        nn.init.zeros_(self.weight)
+def problem(**settings):
+    return linear.problem(N, **settings)
 
 
-def problem(batch_size=3, **settings):
-    return SyntheticPowerLaw(1.5, 0.75, N, batch_size=batch_size, steps=7, **settings)
+def task(*args, **settings):
+    return linear.task(N, *args, **settings)
 
 
-def task(lr=0.7, momentum=0.0, optimizer=HeavyBall):
-    return Regression(FromZero, lambda params: optimizer(params, lr, momentum))
-
-
-def fit(callback, task, data=None, steps=60, folder=None, ckpt_path=None, **settings):
-    trainer = pl.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        precision="64-true",
-        callbacks=[callback],
-        **({} if folder is None else {"default_root_dir": folder}),
-        **settings,
-    )
-    trainer.fit(task, data or problem(), ckpt_path=ckpt_path)
-    return trainer
+def fit(callback, module, data=None, **settings):
+    linear.fit([callback], module, data or problem(), **settings)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +63,7 @@ def test_torch_s_own_sgd_is_followed_too(tmp_path):
     def sgd(params, lr, momentum):
         return torch.optim.SGD(params, lr, momentum)
 
-    fit(callback, task(0.7, 0.0, sgd), folder=tmp_path)
+    fit(callback, task(optimizer=sgd), folder=tmp_path)
     linearized = torch.tensor(callback.curves["linearized"])[:, 0]
     network = torch.tensor(callback.curves["network"])
     torch.testing.assert_close(network, linearized, rtol=1e-6, atol=0)
@@ -169,21 +145,7 @@ def test_a_resumed_run_goes_on_to_the_bit(tmp_path):
                 trainer.save_checkpoint(tmp_path / "middle.ckpt")
 
     first = regimes()
-    trainer = pl.Trainer(
-        max_steps=60,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        precision="64-true",
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
-        callbacks=[first, Stop()],
-    )
-    trainer.fit(task(), problem())
+    linear.fit([first, Stop()], task(), problem(), folder=tmp_path)
     second = regimes()
     fit(second, task(), folder=tmp_path, ckpt_path=tmp_path / "middle.ckpt")
     assert second.curves == whole.curves
@@ -202,11 +164,10 @@ def test_a_resumed_run_goes_on_to_the_bit(tmp_path):
     ],
 )
 def test_what_the_theory_does_not_speak_of_is_refused(make, data, message, tmp_path):
-    module = Regression(FromZero, make)
-    settings = {"steps": None} if "order" in data else {"steps": 7}
-    module_data = SyntheticPowerLaw(1.5, 0.75, N, batch_size=3, **settings, **data)
+    module = Regression(lambda: linear.from_zero(N), make)
+    settings = {"steps": None, **data} if data else {}
     with pytest.raises(UserError, match=message):
-        fit(Regimes(), module, module_data, folder=tmp_path)
+        fit(Regimes(), module, problem(**settings), folder=tmp_path)
 
 
 @pytest.mark.parametrize("callback", [Regimes, Forecast])
@@ -231,3 +192,13 @@ def test_matrices_that_do_not_fit_are_refused(tmp_path):
 def test_bad_arguments_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=name):
         Regimes(**{name: value})
+
+
+def test_a_regression_of_one_s_own_is_followed(tmp_path):
+    class Own(Regression):
+        pass
+
+    module = Own(lambda: linear.from_zero(N), lambda params: HeavyBall(params, 0.7))
+    callback = Regimes(rank=0)
+    fit(callback, module, folder=tmp_path, steps=3)
+    assert len(callback.curves["step"]) == 4

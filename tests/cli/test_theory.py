@@ -1,6 +1,7 @@
 """`lightning-ecd theory`: studies from files and flags; errors in one line."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,7 @@ OF_EXPERIMENTS = {"spectrum_mnist": _FEW, "loss_map_mnist": _FEW, "budget_mnist"
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_study_runs_and_writes_its_findings(file, cli, monkeypatch):
     if file.stem in OF_EXPERIMENTS:
-        pytest.importorskip("sklearn")
-        root = Path(__import__("os").environ.get("LIGHTNING_ECD_DATA", "data"), "MNIST")
+        root = Path(os.environ.get("LIGHTNING_ECD_DATA", "data"), "MNIST")
         if not root.is_dir():
             pytest.skip(f"{root} is missing: set LIGHTNING_ECD_DATA")
     quick = [*QUICK.get(file.stem, []), *OF_EXPERIMENTS.get(file.stem, [])]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import eval_jacobi
 
-from lightning_ecd.theory import Sampled, jacobi, power, sampled, schedule
+from lightning_ecd.theory import Sampled, jacobi, log_spaced, power, sampled, schedule
 from tests.reference.sgd_theory import jacobi_rates
 
 
@@ -67,3 +67,13 @@ def test_bad_courses_are_refused(courses, name):
 def test_bad_jacobi_weights_are_refused(name):
     with pytest.raises(ValueError, match=name):
         jacobi(3, 0.1, **{name: -1.0})
+
+
+@pytest.mark.parametrize("steps, points", [(1, 2), (2, 5), (10, 100), (10_000, 30)])
+def test_log_spaced_steps_go_from_the_first_to_the_last(steps, points):
+    found = log_spaced(steps, points)
+    assert found[0] == 1 and found[-1] == steps
+    assert found == sorted(set(found)) and len(found) <= points
+    # the nearest steps to the exact powers, so neighbours differ by one ratio
+    exact = {round(max(steps, 2) ** (i / (points - 1))) for i in range(points)}
+    assert set(found) == {t for t in exact if t <= steps}

@@ -18,7 +18,7 @@ from lightning_ecd.theory.generating import (
     total_noise,
 )
 from lightning_ecd.theory.problems import Problem
-from lightning_ecd.theory.schedules import Constant, Rates, schedule
+from lightning_ecd.theory.schedules import Constant, Rates, log_spaced, schedule
 from lightning_ecd.theory.spectrum import Spectrum
 from lightning_ecd.theory.stability import converges
 from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy
@@ -67,8 +67,7 @@ class RegimeCurves(TheoryStudy):
 
     def run(self, problem: Problem, progress: Progress) -> Findings:  # noqa: D102
         K, d = problem.kernel()
-        spread = torch.logspace(0, 1, self.points, max(self.steps, 2)).round()
-        at = [0, *spread.long().unique().tolist()]
+        at = [0, *log_spaced(self.steps, self.points)]
         found = Findings(arrays={"step": torch.tensor(at)})
         for i, (alpha, beta, batch) in enumerate(self.settings):
             name = f"alpha_{alpha:g}_beta_{beta:g}_b_{batch}"
