@@ -2,6 +2,7 @@
 
 from lightning_ecd.callbacks.averaging import LastAverage, WeightAverage
 from lightning_ecd.callbacks.batchnorm import BatchNormEstimate
+from lightning_ecd.callbacks.budget import Budget
 from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
 from lightning_ecd.callbacks.confusion import Confusion
 from lightning_ecd.callbacks.curvature import Curvature
@@ -21,6 +22,7 @@ from lightning_ecd.callbacks.untrained import StopUntrained
 
 __all__ = [
     "BatchNormEstimate",
+    "Budget",
     "Checkpoints",
     "Confusion",
     "Curvature",

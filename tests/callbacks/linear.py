@@ -29,7 +29,7 @@ def problem(samples, batch_size=3, steps=7, **settings):
 
 def fit(callbacks, task, data, steps=60, folder=None, ckpt_path=None, **settings):
     """Train without a screen and without validation; return the trainer."""
-    settings = {"logger": False, "max_epochs": -1, **settings}
+    settings = {"logger": False, "max_epochs": -1, "limit_val_batches": 0, **settings}
     trainer = pl.Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -37,7 +37,6 @@ def fit(callbacks, task, data, steps=60, folder=None, ckpt_path=None, **settings
         enable_model_summary=False,
         enable_checkpointing=False,
         num_sanity_val_steps=0,
-        limit_val_batches=0,
         precision="64-true",
         callbacks=callbacks,
         **({} if folder is None else {"default_root_dir": folder}),

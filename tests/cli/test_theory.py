@@ -20,12 +20,20 @@ EXPERIMENT = ROOT / "configs" / "experiment" / "regimes_digits.yaml"
 QUICK = {
     "loss_map_powerlaw": ["--study.alpha=[0,4,9]", "--study.beta=[-1,1,7]"],
     "negative_momentum_map": ["--study.nu=[1.1,3,5]", "--study.samples=50"],
+    "linearized_map_powerlaw": [
+        *("--study.alpha=[0,4,5]", "--study.beta=[-1,1,5]"),
+        *("--study.steps=50", "--problem.samples=40"),
+    ],
     "momentum_powerlaw": ["--study.laws=[[1.5,4]]", "--study.samples=200"],
     "budget_powerlaw": ["--problem.samples=100"],
     "regimes_powerlaw": ["--study.steps=20", "--problem.samples=50"],
 }
 _FEW = ["--arguments=[--data.samples=120, --data.batch_size=10]"]
-OF_EXPERIMENTS = {"spectrum_mnist": _FEW, "loss_map_mnist": _FEW, "budget_mnist": _FEW}
+OF_EXPERIMENTS = {
+    "loss_map_mnist": _FEW,
+    "budget_mnist": [*_FEW, "--study.samples=20000"],
+    "linearized_map_mnist": [*_FEW, "--study.steps=50"],
+}
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)

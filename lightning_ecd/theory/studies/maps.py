@@ -1,12 +1,12 @@
 """Maps: the loss over learning rate and momentum, phases over exponents."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_ecd.checks import at_least
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.theory.generating import MiniBatchSGD, noise_strength, talbot_loss
 from lightning_ecd.theory.momentum import gain_map
 from lightning_ecd.theory.problems import Problem, grid
@@ -14,7 +14,10 @@ from lightning_ecd.theory.regimes import Modes, spectral_diagonal
 from lightning_ecd.theory.schedules import Schedule
 from lightning_ecd.theory.spectrum import Spectrum
 from lightning_ecd.theory.stability import alpha_crit, converges, lambda_crit
+from lightning_ecd.theory.studies.linearized import linearized_map, smoothed
 from lightning_ecd.theory.studies.study import Findings, Progress, TheoryStudy
+
+Regime = Literal["diagonal", "linearized"]
 
 #: Losses of the inversion below this share of the first have no digits left.
 _RESOLUTION = 1e-13
@@ -29,6 +32,11 @@ class LossMap(TheoryStudy):
         alpha: Lowest, highest and number of learning rates; 0 itself is left out.
         beta: Likewise of momenta; -1 and 1 are left out.
         tau: τ of the diagonal regime.
+        regime: "diagonal", in closed form; or "linearized": a sampled run for every
+            cell, all with the same mini-batches, which takes minutes.
+        smooth: σ in cells of a Gaussian that smooths the logarithm of the losses
+            before the lowest are looked for; 0: none. For sampled runs.
+        seed: Of the mini-batches of sampled runs.
     """
 
     def __init__(
@@ -38,9 +46,15 @@ class LossMap(TheoryStudy):
         alpha: tuple[float, float, int] = (0.0, 4.0, 100),
         beta: tuple[float, float, int] = (-1.0, 1.0, 50),
         tau: float = 1.0,
+        regime: Regime = "diagonal",
+        smooth: float = 0.0,
+        seed: int = 0,
     ):
-        at_least(1, steps=steps, batches=min(batches, default=0) + 1)
+        at_least(1, steps=steps)
+        at_least(0, batches=min(batches, default=-1), smooth=smooth)
+        one_of(get_args(Regime), regime=regime)
         self.batches, self.steps, self.tau = list(batches), steps, tau
+        self.regime, self.smooth, self.seed = regime, smooth, seed
         self.alpha, self.beta = grid(*alpha), grid(*beta)
 
     def run(self, problem: Problem, progress: Progress) -> Findings:  # noqa: D102
@@ -50,12 +64,16 @@ class LossMap(TheoryStudy):
         panels = []
         for i, batch in enumerate(self.batches):
             size = batch or N
-            progress(f"b = {size}", i / len(self.batches))
-            losses = loss_map(
-                spectrum, self.alpha, self.beta, size, self.steps, self.tau
-            )
+            done = i / len(self.batches)
+            progress(f"b = {size}", done)
+
+            def within(share: float, size: int = size, done: float = done) -> None:
+                progress(f"b = {size}", done + share / len(self.batches))
+
+            losses = self._losses(problem, spectrum, size, within)
             found.arrays[f"loss_{size}"] = losses
-            found.numbers |= self._best(losses, size)
+            lowest = smoothed(losses, self.smooth) if self.smooth else losses
+            found.numbers |= self._best(lowest, size)
             gamma = noise_strength(size, N)
             inner = grid(-0.995, 0.995, 400)
             sgd = MiniBatchSGD(1.0, inner, gamma, 1.0, self.tau)
@@ -74,6 +92,20 @@ class LossMap(TheoryStudy):
 
         found.figures["loss_map"] = draw
         return found
+
+    def _losses(
+        self,
+        problem: Problem,
+        spectrum: Spectrum,
+        batch: int,
+        progress: Callable[[float], None],
+    ) -> Tensor:
+        """Return the map of a batch size in the regime asked for."""
+        at = self.alpha, self.beta, batch, self.steps
+        if self.regime == "diagonal":
+            return loss_map(spectrum, *at, self.tau)
+        K, d = problem.kernel()
+        return linearized_map(K, d, *at, self.seed, progress)
 
     def _best(self, losses: Tensor, size: int) -> dict[str, Any]:
         """Return the lowest loss and the local minima."""
