@@ -4,9 +4,10 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
-def log_and_sign(x: Tensor, factor: float = 10.0) -> Tensor:
+def log_and_sign(x: Tensor, factor: float = 10.0, dim: int = -1) -> Tensor:
     r"""Return size and direction of numbers that span many orders of magnitude.
 
     With :math:`P` the factor, numbers of at least :math:`e^{-P}` become
@@ -16,9 +17,10 @@ def log_and_sign(x: Tensor, factor: float = 10.0) -> Tensor:
     Args:
         x: Any shape (...); nan stays nan.
         factor: P, > 0.
+        dim: Where the two stand in the result; 0 keeps each contiguous.
 
     Returns:
-        Shape (..., 2).
+        Shape (..., 2), or (2, ...).
 
     Reference:
         M. Andrychowicz et al., "Learning to learn by gradient descent by gradient
@@ -29,12 +31,6 @@ def log_and_sign(x: Tensor, factor: float = 10.0) -> Tensor:
         tensor([[ 1.0000e-09, -1.0000e+00],
                 [-1.0000e+00,  0.0000e+00]])
     """
-    size = x.abs()
-    large = size >= math.exp(-factor)
-    return torch.stack(
-        [
-            torch.where(large, (size + 1e-8).log() / factor, -1.0),
-            torch.where(large, x.sign(), x * math.exp(factor)),
-        ],
-        -1,
-    )
+    least = math.log(math.exp(-factor) + 1e-8) / factor
+    size = F.threshold((x.abs() + 1e-8).log() / factor, least, -1.0)
+    return torch.stack([size, F.hardtanh(x * math.exp(factor))], dim)

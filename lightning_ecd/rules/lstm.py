@@ -8,6 +8,10 @@ from lightning_ecd.flat import Layout
 from lightning_ecd.rules.features import log_and_sign
 from lightning_ecd.rules.rule import Context, State, UpdateRule
 
+#: Of the state, each of shape (..., n, H) but (H, ..., n) in memory: the gates are
+#: then long rows, over which elementwise functions pass without gaps.
+_PARTS = ("h1", "c1", "h2", "c2")
+
 
 class LSTMRule(UpdateRule):
     r"""Two LSTM cells and a linear read-out, one state per coordinate.
@@ -46,35 +50,34 @@ class LSTMRule(UpdateRule):
         self.state_size = 4 * hidden
 
     def initial(self, x: Tensor, layout: Layout) -> State:  # noqa: D102
-        zeros = x.new_zeros(*x.shape, self.hidden)
-        return {name: zeros.clone() for name in ("h1", "c1", "h2", "c2")}
+        return {name: _behind(x.new_zeros(self.hidden, *x.shape)) for name in _PARTS}
 
     def forward(  # noqa: D102
         self, grad: Tensor, state: State, context: Context
     ) -> tuple[Tensor, State]:
-        x = log_and_sign(grad, self.factor) if self.preproc else grad.unsqueeze(-1)
-        h1, c1 = _cell(self.recurs, x, state["h1"], state["c1"])
-        h2, c2 = _cell(self.recurs2, h1, state["h2"], state["c2"])
-        update = self.output(h2).squeeze(-1)
-        return update, {"h1": h1, "c1": c1, "h2": h2, "c2": c2}
+        x = log_and_sign(grad, self.factor, 0) if self.preproc else grad.unsqueeze(0)
+        h1, c1, h2, c2 = (state[name].movedim(-1, 0).flatten(1) for name in _PARTS)
+        h1, c1 = _cell(self.recurs, x.flatten(1), h1, c1)
+        h2, c2 = _cell(self.recurs2, h1, h2, c2)
+        update = self.output.weight @ h2 + self.output.bias
+        rows = zip(_PARTS, (h1, c1, h2, c2), strict=True)
+        after = {name: _behind(h.view(-1, *grad.shape)) for name, h in rows}
+        return update.view(grad.shape), after
+
+
+def _behind(rows: Tensor) -> Tensor:
+    """Return (H, ..., n) as a view (..., n, H)."""
+    return rows.movedim(0, -1)
 
 
 def _cell(cell: nn.LSTMCell, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the next h and c, each (..., H); torch.lstm_cell has no vmap.
+    """Return the next h and c, each (H, N), for x (inputs, N).
 
-    tanh g = 2 sigma(2 g) - 1, so that one pass over contiguous memory serves all four
-    gates: a third less time than three sigmoids and a tanh of slices.
+    In one product, [W, U, b] [x; h; 1]; torch.lstm_cell has no vmap and takes columns.
     """
-    H = h.shape[-1]
-    double = torch.ones(4 * H, dtype=h.dtype, device=h.device)
-    double[2 * H : 3 * H] = 2
-    rows = h.reshape(-1, H)
-    gates = torch.addmm(
-        (cell.bias_ih + cell.bias_hh) * double,
-        x.reshape(len(rows), -1),
-        cell.weight_ih.T * double,
-    )
-    gates = torch.addmm(gates, rows, cell.weight_hh.T * double)
-    i, f, g, o = gates.view(*h.shape[:-1], 4 * H).sigmoid().chunk(4, -1)
-    c = f * c + i * (2 * g - 1)
-    return o * torch.tanh(c), c
+    bias = (cell.bias_ih + cell.bias_hh).unsqueeze(1)
+    weight = torch.cat([cell.weight_ih, cell.weight_hh, bias], 1)
+    gates = weight @ torch.cat([x, h, torch.ones_like(x[:1])])
+    i, f, g, o = gates.chunk(4)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c

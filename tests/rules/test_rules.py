@@ -15,6 +15,7 @@ from lightning_ecd.rules import (
 )
 from lightning_ecd.rules.features import log_and_sign
 from lightning_ecd.rules.port_hamiltonian import Coefficients, _quotient, _root
+from tests.reference import meta_training
 from tests.reference import rules as slow
 
 LAYOUT = Layout(((3, 4), (5,), (1,), (2, 3, 4)))
@@ -114,6 +115,8 @@ def test_features_equal_the_formula():
     x = np.array([0.0, 1e-12, -1e-6, 4.5e-5, 4.6e-5, -3e-3, 1.0, -250.0])
     found = log_and_sign(torch.from_numpy(x)).numpy()
     assert np.abs(found - slow.features(x)).max() < 1e-12
+    in_front = log_and_sign(torch.from_numpy(x), dim=0)
+    assert np.abs(in_front.numpy() - slow.features(x).T).max() < 1e-12
     assert log_and_sign(torch.tensor([float("nan")])).isnan().any()
 
 
@@ -148,6 +151,34 @@ def test_lstm_equals_the_transcription(preproc):
     for grad, u in zip(grads.numpy(), found.detach().numpy(), strict=True):
         expected, state = slow.lstm(weights, grad, state, 10.0 if preproc else None)
         assert np.abs(u - expected).max() < 1e-12
+
+
+@pytest.mark.parametrize(("name", "settings"), ALL[:7], ids=str)
+def test_slopes_equal_those_of_the_transcription(name, settings):
+    rule, grads = made(name, settings, spread=0.1), gradients(6)
+    torch.manual_seed(2)
+    goal = torch.randn(6, N).double()
+    options = {"factor": 10.0 if settings.get("preproc") else None}
+    if name == "HNNRule":
+        step, state = meta_training.hnn_step, torch.zeros(N).double()
+        options |= {"norm": settings.get("norm", False), "sizes": LAYOUT.sizes}
+        options["state_grad"] = True
+    else:
+        step = meta_training.lstm_step
+        state = tuple(torch.zeros(N, rule.hidden).double() for _ in range(4))
+    weights, updates = dict(rule.named_parameters()), []
+    for grad in grads:
+        u, state = step(weights, grad, state, **options)
+        updates.append(u)
+    slopes = [
+        torch.autograd.grad((u * goal).sum(), rule.parameters(), allow_unused=True)
+        for u in (rolled(rule, grads)[0], torch.stack(updates))
+    ]
+    for key, found, expected in zip(weights, *slopes, strict=True):
+        assert (found is None) == (expected is None) == (key == "gde.L.bias"), key
+        if found is not None:
+            off = (found - expected).abs().max()
+            assert off <= 1e-10 * (1e-3 + expected.abs().max()), key
 
 
 def test_small_fc_equals_the_transcription():
