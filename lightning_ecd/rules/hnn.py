@@ -97,17 +97,45 @@ class HNNRule(UpdateRule):
         if self.preproc and not self.state_grad:
             s = s.detach()
         q, p = self._features(grad), self._features(s)
-        a = self.gde["v"](q)
-        Dq, Dp = self.gde["D"](torch.cat([a, p], -1)).chunk(2, -1)
-        L: Any = self.gde["L"].weight
-        dq = p - Dq
-        dp = (-a - Dp + self.gde["g"](q)) @ (L @ L.mT)
-        update = self.output(torch.cat([dq, q], -1)).squeeze(-1)
-        s = self.output1(torch.cat([dq, dp], -1)).squeeze(-1)
+        weight, bias = self._first_layers()
+        hidden = F.relu(torch.addmm(bias, weight, q))
+        of_hidden, of_p, of_q, of_one = self._read_outs()
+        both = torch.addmm(of_one, of_hidden, hidden)
+        both = torch.addmm(torch.addmm(both, of_p, p), of_q, q)
+        update, s = both.view(2, *grad.shape)
         return update, {"s": self._normalised(s, context.layout) if self.norm else s}
 
+    def _first_layers(self) -> tuple[Tensor, Tensor]:
+        """Return weight (2 d, d) and bias (2 d, 1) of the hidden units of v and g."""
+        gde: Any = self.gde
+        layers = gde["v"][0], gde["g"][0]
+        bias = torch.cat([layer.bias for layer in layers])
+        return torch.cat([layer.weight for layer in layers]), bias.unsqueeze(1)
+
+    def _read_outs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the factors of hidden units, p, q and 1 in (u, s), two rows each.
+
+        Behind the hidden units all is linear: the formula runs backwards over these
+        two rows, in place of forwards over as many columns as there are coordinates.
+        """
+        gde: Any = self.gde
+        v, g, D, L = gde["v"][2], gde["g"][2], gde["D"].weight, gde["L"].weight
+        u_dq, u_q = self.output.weight.chunk(2, 1)
+        s_dq, s_dp = self.output1.weight.chunk(2, 1)
+        none = torch.zeros_like(u_q)
+        of_dq, of_q = torch.cat([u_dq, s_dq]), torch.cat([u_q, none])
+        of_force = torch.cat([none, s_dp]) @ (L @ L.mT)  # of -a - D_p + g
+        damped = torch.cat([of_dq, of_force], 1) @ D
+        of_Da, of_Dp = damped.chunk(2, 1)
+        of_a, of_p = -of_force - of_Da, of_dq - of_Dp
+        of_hidden = torch.cat([of_a @ v.weight, of_force @ g.weight], 1)
+        of_one = of_a @ v.bias + of_force @ g.bias + F.pad(self.output1.bias, (1, 0))
+        return of_hidden, of_p, of_q, of_one.unsqueeze(1)
+
     def _features(self, x: Tensor) -> Tensor:
-        return log_and_sign(x, self.factor) if self.preproc else x.unsqueeze(-1)
+        """Return the features of all coordinates as d long rows (d, N)."""
+        x = x.flatten()
+        return log_and_sign(x, self.factor, 0) if self.preproc else x.unsqueeze(0)
 
     def _normalised(self, s: Tensor, layout: Layout) -> Tensor:
         """Return s (..., n) divided by its norm over every tensor."""
