@@ -13,6 +13,7 @@ COMMANDS = {
     "test": "compute test metrics of a checkpoint",
     "predict": "write predictions of a checkpoint",
     "tune": "search hyper-parameters; --config FILE, or --restore FOLDER",
+    "compare": "optimizers on tasks: the same tuning, the same price; a report",
     "curvature": "spectrum, trace and flatness of a checkpoint's loss",
     "scoping": "figure: local entropy finds the wide valley of a landscape",
     "orthogonality": "figure: how nearly orthogonal random vectors are",
@@ -27,6 +28,7 @@ COMMANDS = {
 #: are Lightning's.
 RUNNERS = {
     "tune": "tune.command:main",
+    "compare": "tune.compare:main",
     "curvature": "lightning_ecd.inspection:curvature",
     "scoping": "lightning_ecd.scoping:scoping",
     "orthogonality": "lightning_ecd.orthogonality:orthogonality",

@@ -48,16 +48,16 @@ def read(args: Sequence[str]) -> tuple[dict[str, Any], str]:
     settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
     settings.pop("name", None)
     bases = [file.parent for file in reversed(files)]
-    _resolve(settings, "experiment", bases)
-    _resolve(settings, "study", bases)
+    resolve(settings, "experiment", bases)
+    resolve(settings, "study", bases)
     for arm in (settings.get("optimizers") or {}).values():
-        _resolve(arm, "optimizer", bases)
+        resolve(arm, "optimizer", bases)
     if settings.get("repeat"):
-        _resolve(settings["repeat"], "against", bases)
+        resolve(settings["repeat"], "against", bases)
     return settings, str(name)
 
 
-def _resolve(part: dict[str, Any], key: str, bases: Sequence[Path]) -> None:
+def resolve(part: dict[str, Any], key: str, bases: Sequence[Path]) -> None:
     """Make the file of a key absolute, if it is one."""
     value = part.get(key)
     if value is None:

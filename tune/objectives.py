@@ -214,6 +214,8 @@ class _Report(Checkpoint):
         metrics = self.numbers()
         if self.fit.test or _interrupted(trainer):
             return  # the metric is known at the end; a cut epoch is no epoch
+        if self.trial.metric not in metrics:
+            return  # no validation yet
         # A file of the end of a cut epoch would count the epoch as finished.
         whole = self.fit.checkpoint and trainer.is_last_batch
 

@@ -50,7 +50,10 @@ class Outcome:
 
 
 def run(
-    search: Search, folder: Path, description: dict[str, Any] | None = None
+    search: Search,
+    folder: Path,
+    description: dict[str, Any] | None = None,
+    strict: bool = True,
 ) -> Outcome:
     """Run a search, or what an interrupted one has left to do.
 
@@ -59,6 +62,7 @@ def run(
         folder: Where to write; one that holds a search of the same settings goes on
             where that stopped.
         description: The search as plain data, from which it can be built again.
+        strict: Whether an optimizer whose every trial failed is an error.
 
     Raises:
         UserError: If something cannot work; nothing has been started then.
@@ -99,7 +103,7 @@ def run(
             outcome.published,
         )
         _draw(search, jobs, outcome)
-        for name in jobs:
+        for name in jobs if strict else ():
             if all(r.status == "failed" for r in outcome.records if r.arm == name):
                 last = [r for r in outcome.records if r.arm == name][-1]
                 raise UserError(f"every trial of {name} failed: {last.error}; {folder}")

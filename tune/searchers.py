@@ -10,11 +10,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from ray.tune.search import Searcher as RaySearcher
 
 from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 from tune.spaces import Point, Space
+
+#: The hyper-parameter that says of which study a trial is: see `Studies`.
+STUDY = "study"
 
 
 class Searcher(ABC):
@@ -68,13 +72,46 @@ class QuasiRandom(Searcher):
         self.seed = seed
 
     def build(self, space: Space, metric: str, mode: str) -> RaySearcher:  # noqa: D102
-        from scipy.stats import qmc  # takes seconds, which workers need not wait
-
         def point(i: int) -> Point:
-            sobol = qmc.Sobol(len(space.coordinates), rng=self.seed)
-            if i:
-                sobol.fast_forward(i)
-            return space.at(sobol.random(1)[0])
+            return space.at(sobol(len(space.coordinates), self.seed, i))
+
+        return _Sequence(point, metric, mode)
+
+
+def sobol(dimensions: int, seed: int, index: int) -> NDArray[np.float64]:
+    """Return a point of a scrambled Sobol sequence in the unit cube."""
+    from scipy.stats import qmc  # takes seconds, which workers need not wait
+
+    points = qmc.Sobol(dimensions, rng=seed)
+    if index:
+        points.fast_forward(index)
+    return points.random(1)[0]
+
+
+class Studies(Searcher):
+    """Some quasi-random points for each value of the hyper-parameter `study`.
+
+    Args:
+        trials: Points of a study.
+        studies: Values of `study`, 0, 1, ...: the seeds of the points.
+    """
+
+    def __init__(self, trials: int, studies: int):
+        self.trials, self.studies = trials, studies
+
+    def samples(self, space: Space, asked: int) -> int:  # noqa: D102
+        return self.trials * self.studies
+
+    def build(self, space: Space, metric: str, mode: str) -> RaySearcher:  # noqa: D102
+        ranges = {k: v for k, v in space.coordinates.items() if k != STUDY}
+
+        def point(i: int) -> Point | None:
+            if i >= self.trials * self.studies:
+                return None
+            study, number = divmod(i, self.trials)
+            drawn = dict(zip(ranges, sobol(len(ranges), study, number), strict=True))
+            drawn[STUDY] = (study + 0.5) / self.studies
+            return space.at(drawn[name] for name in space.coordinates)
 
         return _Sequence(point, metric, mode)
 

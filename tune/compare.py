@@ -1,0 +1,186 @@
+"""The command `compare`: is this optimizer better, at the same price?"""
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lightning_ecd.errors import UserError
+from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder, one_line
+from tune import report, runs
+from tune.command import resolve
+from tune.comparison import Comparison, Contest
+from tune.objectives import hushed
+from tune.results import frame
+from tune.scores import Rules, Scores
+from tune.searchers import STUDY
+from tune.trial import Record
+
+#: The comparison's settings and machine; its tables.
+COMPARISON, TRIALS, CURVES = "comparison.json", "trials.csv", "curves.csv"
+_TASKS = "tasks"
+_SPENT = ["budget/evaluations", "budget/seconds"]
+
+
+def run(comparison: Comparison, folder: Path, description: dict[str, Any]) -> None:
+    """Run a comparison, or what an interrupted one has left to do; write its tables.
+
+    Args:
+        comparison: What to do.
+        folder: Where to write.
+        description: The comparison as plain data, from which it can be built again.
+
+    Raises:
+        UserError: If something cannot work.
+        KeyboardInterrupt: After Ctrl-C; the same call goes on.
+    """
+    file = folder / COMPARISON
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"settings": description, "machine": report.machine()}
+        file.write_text(json.dumps(content, indent=1) + "\n")
+    trials, curves = [], []
+    for name, search in comparison.searches.items():
+        print(f"task {name}:")
+        outcome = runs.run(search, folder / _TASKS / name, strict=False)
+        table = frame(outcome.records).rename(columns={f"config/{STUDY}": "study"})
+        trials.append(table.assign(task=name))
+        metric = comparison.tasks[name].metric
+        curves += [_curve(name, record, metric) for record in outcome.records]
+        pd.concat(trials).to_csv(folder / TRIALS, index=False)
+        pd.concat(curves).to_csv(folder / CURVES, index=False)
+
+
+def _curve(task: str, record: Record, metric: str) -> pd.DataFrame:
+    """Return what a trial has reached at its validations."""
+    columns = ["evaluations", "seconds", "value"]
+    found = list(Path(record.folder).rglob("metrics.csv"))
+    rows = pd.DataFrame(columns=[*_SPENT, metric])
+    if found:
+        table = pd.read_csv(found[0])
+        if {*_SPENT, metric} <= set(table):
+            rows = table[[*_SPENT, metric]].dropna(subset=_SPENT)
+    rows = rows.set_axis(columns, axis=1)
+    rows.insert(0, "trial", record.number)
+    rows.insert(0, "study", record.values[STUDY])
+    rows.insert(0, "optimizer", record.arm)
+    rows.insert(0, "task", task)
+    return rows
+
+
+def read(folder: Path) -> tuple[Scores, dict[str, Any], pd.DataFrame]:
+    """Return the scores of a stored comparison, its description, and its trials.
+
+    Raises:
+        UserError: If there is none, or its files are damaged.
+    """
+    try:
+        content = json.loads((folder / COMPARISON).read_text())
+        trials = pd.read_csv(folder / TRIALS)
+        curves = pd.read_csv(folder / CURVES)
+        settings = content["settings"]
+        tasks = {name: Contest(**task) for name, task in settings["tasks"].items()}
+        rules = Rules(
+            {name: task.metric for name, task in tasks.items()},
+            {name: task.mode for name, task in tasks.items()},
+            {name: task.evaluations for name, task in tasks.items()},
+            baselines_of(settings),
+            settings["share"],
+        )
+        return Scores(trials, curves, rules), content, trials
+    except FileNotFoundError as error:
+        name = Path(str(error.filename)).name
+        raise UserError(f"{folder} holds no comparison: {name} is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: the comparison is damaged: {error}") from error
+
+
+def baselines_of(settings: dict[str, Any]) -> list[str]:
+    """Return the baselines of a comparison's settings."""
+    return settings["baselines"] or Comparison.usual_baselines(settings["optimizers"])
+
+
+def _parser(args: Sequence[str] = ()) -> Parser:
+    parser = Parser(
+        prog=f"{PROGRAM} compare",
+        description="Compare optimizers on tasks: the same tuning for each, the same "
+        "price for each trial. --restore FOLDER goes on with one that was "
+        "interrupted, --report FOLDER writes the report of its tables anew.",
+    )
+    parser.arguments = args
+    parser.add_argument(
+        "--config", action="config", help="a file of configs/comparison"
+    )
+    parser.add_argument("--name", type=str | None, help="folder below logs/")
+    parser.add_class_arguments(Comparison)
+    return parser
+
+
+def _settings(args: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the settings that arguments describe, and the comparison's name."""
+    parser = _parser(args)
+    parsed = parser.parse_args(list(args))
+    files = [Path(str(file)) for file in parsed.get("config") or []]
+    name = parsed.get("name") or (files[0].stem if files else "comparison")
+    settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
+    settings.pop("name", None)
+    bases = [file.parent for file in reversed(files)]
+    for task in settings["tasks"].values():
+        resolve(task, "experiment", bases)
+    for arm in settings["optimizers"].values():
+        resolve(arm, "optimizer", bases)
+    return settings, str(name)
+
+
+def build(settings: dict[str, Any]) -> Comparison:
+    """Return the comparison of settings."""
+    parser = _parser()
+    parsed = parser.parse_object(deepcopy(settings))  # it changes what it is given
+    objects = vars(parser.instantiate_classes(parsed))
+    return Comparison(
+        **{k: v for k, v in objects.items() if k not in ("config", "name")}
+    )
+
+
+def _given(args: Sequence[str], flag: str) -> Path | None:
+    """Return the folder after a flag that stands alone, if it is there."""
+    if not any(word.split("=")[0] == flag for word in args):
+        return None
+    parser = Parser(prog=f"{PROGRAM} compare {flag}")
+    parser.arguments = args
+    parser.add_argument(flag, type=str, required=True, help="of the comparison")
+    folder = Path(parser.parse_args(list(args))[flag.removeprefix("--")])
+    if not (folder / COMPARISON).is_file():
+        raise UserError(f"{flag}: {folder} holds no comparison ({COMPARISON})")
+    return folder
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the command; what the user can mend is one line."""
+    folder = None
+    try:
+        folder = _given(args, "--report")
+        if folder is None:
+            folder = _given(args, "--restore")
+            if folder is not None:
+                settings = json.loads((folder / COMPARISON).read_text())["settings"]
+            else:
+                settings, name = _settings(args)
+                folder = new_folder(name, Path(settings["storage"]))
+            comparison = build(settings)
+            with hushed():
+                run(comparison, folder.absolute(), settings)
+        report.write(folder, *read(folder))
+    except (UserError, ValueError, TypeError) as error:
+        fail(one_line(str(error)))
+    except KeyboardInterrupt:
+        begun = folder is not None and (folder / COMPARISON).is_file()
+        how = f"go on with\n  {PROGRAM} compare --restore {folder}"
+        print(f"interrupted; {how if begun else 'nothing was begun'}")
+        raise SystemExit(130) from None
+    report.show(read(folder)[0])
+    print(f"report: {folder}/report.html, {folder}/report.md")
+    print(f"to look at the trials: tensorboard --logdir {folder}")
