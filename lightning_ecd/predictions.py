@@ -1,6 +1,7 @@
 """The command `theory`: what the theory of mini-batch SGD says about a problem."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lightning_ecd.callbacks.least_squares import kernel_of, training_samples
 from lightning_ecd.cli import CommandLine, quieten
 from lightning_ecd.errors import UserError
 from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, new_folder, one_line
+from lightning_ecd.theory.kernel import require_room
 from lightning_ecd.theory.problems import Given, PowerLaws, Problem
 from lightning_ecd.theory.studies import Findings, TheoryStudy
 
@@ -63,15 +65,34 @@ def _of_experiment(
     """Return kernel and output error of an experiment's network at its start."""
     off = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
     line = CommandLine(["--config", config, *arguments, *off], run=False)
-    task, data = line.model, line.datamodule
-    if not getattr(task, "least_squares", False) or data is None:
+    if not getattr(line.model, "least_squares", False) or line.datamodule is None:
         raise UserError(
             f"experiment: {config} must train modules.Regression on a data module"
         )
+    return problem_of(line, device)
+
+
+def problem_of(
+    line: CommandLine,
+    device: torch.device | str = "cpu",
+    memory: float = math.inf,
+) -> Given:
+    """Return kernel and output error of a network at its start.
+
+    Args:
+        line: Of a fit of `modules.Regression`, on a data module.
+        device: Where to compute.
+        memory: Bytes that the kernel and its eigenvectors may take.
+
+    Raises:
+        UserError: If they do not fit.
+    """
+    data = line.datamodule
     data.prepare_data()
     data.setup("fit")
     X, y = training_samples(data.train_dataloader())
-    K, d = kernel_of(task.to(device), X.to(device), y.to(device))
+    require_room(len(y), [4.0], memory)  # K, its eigenvectors, their workspace
+    K, d = kernel_of(line.model.to(device), X.to(device), y.to(device))
     return Given(K, d)
 
 

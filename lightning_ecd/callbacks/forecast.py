@@ -31,6 +31,7 @@ from lightning_ecd.theory import (
     total_noise,
 )
 
+_WHO = "trainer.callbacks: Forecast"
 #: Samples whose kernel is formed.
 _LARGEST = 4000
 
@@ -88,12 +89,12 @@ class Forecast(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what the theory does not speak of."""
         if stage == "fit":
-            require_regression(pl_module, "Forecast")
+            require_regression(pl_module, _WHO)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the first estimate."""
-        self._group = plain_sgd(trainer, "Forecast")
-        self._steps = total_steps(trainer, "Forecast")
+        self._group = plain_sgd(trainer, _WHO)
+        self._steps = total_steps(trainer, _WHO)
         loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         X, y = (tensor.to(pl_module.dtype) for tensor in training_samples(loader))
         self.X, self.y, self.N = X[: self.samples], y[: self.samples], len(y)

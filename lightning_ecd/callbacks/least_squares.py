@@ -1,5 +1,6 @@
 """What callbacks about least squares ask of a run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,17 +38,22 @@ def plain_sgd(trainer: Trainer, who: str) -> dict[str, Any]:
     """Return the group of an optimizer that is SGD with momentum and nothing else."""
     (optimizer,) = trainer.optimizers
     groups = optimizer.param_groups
-    group = groups[0]
-    name = type(optimizer).__name__
+    require_plain_sgd(type(optimizer).__name__, groups[0], len(groups), who)
+    return groups[0]
+
+
+def require_plain_sgd(
+    name: str, group: Mapping[str, Any], groups: int, who: str
+) -> None:
+    """Refuse an optimizer that is not SGD with momentum on one group."""
     extras = ("dampening", "nesterov", "weight_decay")
     changed = [key for key in extras if group.get(key)]
-    if name not in ("SGD", "HeavyBall") or len(groups) != 1 or changed:
+    if name not in ("SGD", "HeavyBall") or groups != 1 or changed:
         what = f" with {', '.join(changed)}" if changed else ""
         raise UserError(
-            f"trainer.callbacks: {who} speaks of SGD with momentum, got "
+            f"{who} speaks of SGD with momentum, got "
             f"{name}{what}: set model.optimizer=HeavyBall"
         )
-    return group
 
 
 def total_steps(trainer: Trainer, who: str) -> int:
@@ -55,7 +61,7 @@ def total_steps(trainer: Trainer, who: str) -> int:
     steps = trainer.estimated_stepping_batches
     if steps == float("inf"):
         raise UserError(
-            f"trainer.callbacks: {who} needs the number of steps: set "
+            f"{who} needs the number of steps: set "
             "trainer.max_steps or trainer.max_epochs"
         )
     return int(steps)
@@ -64,9 +70,21 @@ def total_steps(trainer: Trainer, who: str) -> int:
 def require_regression(task: LightningModule, who: str) -> None:
     """Refuse tasks whose loss is not least squares of one output."""
     if not getattr(task, "least_squares", False):
+        raise UserError(f"{who} needs modules.Regression, got {type(task).__name__}")
+
+
+def require_independent(trainer: Trainer, data: Any, who: str) -> None:
+    """Refuse other mini-batches than the theory's."""
+    order = getattr(data, "order", None)
+    if order != "independent":
         raise UserError(
-            f"trainer.callbacks: {who} needs modules.Regression, got "
-            f"{type(task).__name__}"
+            f"{who} needs independent mini-batches, got data.order={order}: set "
+            "data.order=independent"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise UserError(
+            f"{who} needs one mini-batch a step: set "
+            "trainer.accumulate_grad_batches=1 and enlarge data.batch_size"
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_ecd.callbacks.least_squares import (
     kernel_of,
     plain_sgd,
+    require_independent,
     require_regression,
     total_steps,
     training_samples,
@@ -19,7 +20,6 @@ from lightning_ecd.callbacks.least_squares import (
 )
 from lightning_ecd.callbacks.publishing import publish, run_folder
 from lightning_ecd.checks import above, at_least
-from lightning_ecd.errors import UserError
 from lightning_ecd.theory import (
     Companions,
     Constant,
@@ -33,6 +33,8 @@ from lightning_ecd.theory import (
     noise_strength,
     total_noise,
 )
+
+_WHO = "trainer.callbacks: Regimes"
 
 
 class Regimes(Callback):
@@ -85,32 +87,21 @@ class Regimes(Callback):
         """Refuse what the theory does not speak of."""
         if stage != "fit":
             return
-        data = getattr(trainer, "datamodule", None)
-        require_regression(pl_module, "Regimes")
-        order = getattr(data, "order", None)
-        if order != "independent":
-            raise UserError(
-                "trainer.callbacks: Regimes needs independent mini-batches, got "
-                f"data.order={order}: set data.order=independent"
-            )
-        if trainer.accumulate_grad_batches != 1:
-            raise UserError(
-                "trainer.callbacks: Regimes needs one mini-batch a step: set "
-                "trainer.accumulate_grad_batches=1 and enlarge data.batch_size"
-            )
+        require_regression(pl_module, _WHO)
+        require_independent(trainer, getattr(trainer, "datamodule", None), _WHO)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute the kernel, and where everything begins."""
-        group = plain_sgd(trainer, "Regimes")
+        group = plain_sgd(trainer, _WHO)
         loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         X, y = (tensor.to(pl_module.dtype) for tensor in training_samples(loader))
         self.X, self.y, N = X, y, len(y)
-        start = deepcopy(pl_module)
+        start = deepcopy(pl_module, {id(trainer): trainer})  # of the network alone
         if self._saved:
             start.load_state_dict(self._saved["network"])
         self._start = {k: v.cpu().clone() for k, v in start.state_dict().items()}
         K, d = kernel_of(start, X, y)
-        steps = total_steps(trainer, "Regimes")
+        steps = total_steps(trainer, _WHO)
         self.scale = largest_eigenvalue(K) / N
         rate = group["lr"] * (1.0 if self.normalize_lr else self.scale)
         alpha, beta = self.rates(steps, rate, group.get("momentum", 0.0))
