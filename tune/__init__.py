@@ -1,5 +1,6 @@
 """Searches over the hyper-parameters of any task and optimizer."""
 
+from tune.constraints import Constraint
 from tune.domains import domain, search_space
 from tune.job import Job, Resources
 from tune.schedulers import ASHA, MedianStopping, PopulationBased, Scheduler
@@ -9,6 +10,7 @@ from tune.trial import Record, Trial
 
 __all__ = [
     "ASHA",
+    "Constraint",
     "Grid",
     "HyperOpt",
     "Job",

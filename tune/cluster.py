@@ -24,7 +24,7 @@ from tune import worker
 from tune.job import Job
 from tune.schedulers import PopulationBased
 from tune.state import Keeper, unpack
-from tune.trial import Record, Watcher
+from tune.trial import INFEASIBLE, Record, Watcher
 
 #: How Ray behaves unless the user's environment says otherwise.
 _ENVIRONMENT = {
@@ -298,7 +298,9 @@ def _record(trial: Any) -> Record:
         seconds=float(result.get("time_total_s", 0.0)),
     )
     own = {k: v for k, v in result.items() if k not in _RAYS}
-    record.take({k: v for k, v in own.items() if isinstance(v, int | float)})
+    told = {k: v for k, v in own.items() if isinstance(v, int | float)}
+    told |= {k: own[k] for k in own.keys() & {INFEASIBLE}}  # a text
+    record.take(told)
     if trial.status == RayTrial.ERROR:
         record.status, record.error = "failed", _last_line(trial)
     elif trial.status == RayTrial.TERMINATED and record.status == "running":

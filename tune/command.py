@@ -52,6 +52,7 @@ def read(args: Sequence[str]) -> tuple[dict[str, Any], str]:
     resolve(settings, "study", bases)
     for arm in (settings.get("optimizers") or {}).values():
         resolve(arm, "optimizer", bases)
+    _resolve_below(settings.get("constraint"), bases)
     if settings.get("repeat"):
         resolve(settings["repeat"], "against", bases)
     return settings, str(name)
@@ -66,6 +67,14 @@ def resolve(part: dict[str, Any], key: str, bases: Sequence[Path]) -> None:
         if (base / value).is_file():
             part[key] = str((base / value).absolute())
             return
+
+
+def _resolve_below(part: Any, bases: Sequence[Path]) -> None:
+    """Make every `file` in a constraint's arguments absolute."""
+    if isinstance(part, dict):
+        _resolve(part, "file", bases)
+        for value in part.values():
+            _resolve_below(value, bases)
 
 
 def build(settings: dict[str, Any]) -> Search:

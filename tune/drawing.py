@@ -19,10 +19,11 @@ from lightning_ecd.ranges import Choice, Decay, Integers, LogUniform, Range
 from tune.live import best_of, shown
 from tune.trial import Mode, Record
 
-#: How a trial looks: marker and fill; the last three have no value.
+#: How a trial looks: marker and fill; the last four have no value.
 _MARKS: dict[str, tuple[str, Any]] = {
     **{"completed": ("o", "full"), "stopped": ("o", "none"), "running": ("D", "none")},
-    **{"diverged": ("x", "full"), "failed": ("+", "full"), "no value": ("|", "full")},
+    **{"diverged": ("x", "full"), "infeasible": ("1", "full")},
+    **{"failed": ("+", "full"), "no value": ("|", "full")},
 }
 LOST = [*_MARKS][3:]
 INK = "0.3"

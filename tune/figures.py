@@ -1,9 +1,10 @@
 """Plots of a search: records in, a matplotlib Figure out.
 
-A dot is a trial, hollow if its scheduler ended it; trials that diverged or failed have
-no value and are crosses in a grey strip along the worse edge. Everywhere `metric` is
-what the search looked at, `mode` "min" or "max", and `ranges` what `Space.coordinates`
-holds. Best are trials that ended by themselves, others only where there are no such.
+A dot is a trial, hollow if its scheduler ended it; trials that diverged, failed or are
+infeasible have no value and are marks in a grey strip along the worse edge. Everywhere
+`metric` is what the search looked at, `mode` "min" or "max", and `ranges` what
+`Space.coordinates` holds. Best are trials that ended by themselves, others only where
+there are no such.
 """
 
 import csv
@@ -180,7 +181,7 @@ def sensitivity(
     Bins of equal width (in log(key) if the axis is logarithmic) are the same for all
     arms; where there are fewer values than bins, each has its own. A solid line joins
     the best trials of the bins, a dashed one the medians, in which a diverged trial
-    counts as the worst there is and a failed one not.
+    counts as the worst there is, a failed or infeasible one not.
 
     Args:
         records: Of any number of arms.

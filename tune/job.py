@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from tune.schedulers import Scheduler
 from tune.searchers import Searcher
 from tune.spaces import Space
-from tune.trial import Mode, Objective
+from tune.trial import Check, Mode, Objective
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Job:
         stop_on_failure: Whether a trial that failed for good ends the search.
         concurrent: The most trials at a time; None: as many as there is room for.
         resources: Of a trial, on Ray.
+        constraint: Which points are not run; None: all are.
     """
 
     arm: str
@@ -63,3 +64,4 @@ class Job:
     stop_on_failure: bool = False
     concurrent: int | None = None
     resources: Resources = field(default_factory=Resources)
+    constraint: Check | None = None

@@ -17,6 +17,7 @@ _MARKS = {
     "completed": "[green]completed[/]",
     "stopped": "[yellow]stopped[/]",
     "diverged": "[magenta]diverged[/]",
+    "infeasible": "[blue]infeasible[/]",
     "failed": "[red]failed[/]",
 }
 _ROWS = 12
@@ -123,12 +124,12 @@ class Board:
         return ["trial", *record.values, "reports", self.metric, "seconds", "status"]
 
     def _cells(self, record: Record) -> list[str]:
-        error = f" {escape(record.error)}" if record.error else ""
+        why = record.error or record.reason
         return [
             str(record.number),
             *(escape(shown(value)) for value in record.values.values()),
             str(record.reports),
             shown(record.metrics.get(self.metric, "")),
             f"{record.seconds:.1f}",
-            _MARKS[record.status] + error,
+            _MARKS[record.status] + (f" {escape(why)}" if why else ""),
         ]

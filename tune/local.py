@@ -167,7 +167,7 @@ class _Run:
             )
             trial.run = self
             try:
-                attempt(job.objective, trial)
+                attempt(job.objective, trial, job.constraint)
                 if record.status == "running":
                     raise UserError("the objective ended without its last report")
             except Stopped:

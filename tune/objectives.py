@@ -313,18 +313,33 @@ def overridden(
     """
     changed = deepcopy(dict(settings))
     for key, value in values.items():
-        part: Any = changed
-        names = key.split(".")
-        for depth, name in enumerate(names, 1):
-            if isinstance(part, dict) and name not in part and "init_args" in part:
-                part = part["init_args"]
-            if not isinstance(part, dict) or name not in part:
-                there = ", ".join(part) if isinstance(part, dict) else "nothing"
-                raise UserError(
-                    f"there is no setting {key}: instead of {name} there is {there}"
-                )
-            if depth == len(names):
-                part[name] = value
-            else:
-                part = part[name]
+        part, name = _place(changed, key)
+        part[name] = value
     return changed
+
+
+def setting(settings: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key; see `overridden`.
+
+    Raises:
+        UserError: If there is no such key.
+    """
+    part, name = _place(settings, key)
+    return part[name]
+
+
+def _place(settings: Mapping[str, Any], key: str) -> tuple[Any, str]:
+    """Return the part of settings that holds a dotted key, and its name there."""
+    part: Any = {"": settings}
+    last = ""
+    for name in key.split("."):
+        part = part[last]
+        if isinstance(part, dict) and name not in part and "init_args" in part:
+            part = part["init_args"]
+        if not isinstance(part, dict) or name not in part:
+            there = ", ".join(part) if isinstance(part, dict) else "nothing"
+            raise UserError(
+                f"there is no setting {key}: instead of {name} there is {there}"
+            )
+        last = name
+    return part, last

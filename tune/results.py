@@ -25,6 +25,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
             "seconds": record.seconds,
             "folder": record.folder,
             "error": record.error,
+            "reason": record.reason,
         }
         for record in records
     ]

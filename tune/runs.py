@@ -104,9 +104,11 @@ def run(
         )
         _draw(search, jobs, outcome)
         for name in jobs if strict else ():
-            if all(r.status == "failed" for r in outcome.records if r.arm == name):
-                last = [r for r in outcome.records if r.arm == name][-1]
-                raise UserError(f"every trial of {name} failed: {last.error}; {folder}")
+            mine = [record for record in outcome.records if record.arm == name]
+            for end, why in (("failed", "error"), ("infeasible", "reason")):
+                if mine and all(record.status == end for record in mine):
+                    last = getattr(mine[-1], why)
+                    raise UserError(f"every trial of {name}: {end}, {last}; {folder}")
         if again is not None:
             outcome.repeats = again.run(outcome, start)
     finally:
@@ -154,6 +156,7 @@ def _single(job: Job, name: str, space: Space) -> Job:
         searcher=Grid(),
         scheduler=None,
         hours=None,
+        constraint=None,
     )
 
 

@@ -6,6 +6,7 @@ reports: a fit reports at the end of every epoch, and after every validation wit
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 from ray.tune.schedulers import (
     ASHAScheduler,
@@ -16,6 +17,7 @@ from ray.tune.schedulers import (
 
 from lightning_ecd.checks import at_least
 from tune.spaces import Space
+from tune.trial import INFEASIBLE
 
 
 class Scheduler(ABC):
@@ -60,7 +62,7 @@ class ASHA(Scheduler):
         self.brackets = brackets
 
     def build(self, space: Space, metric: str, mode: str) -> TrialScheduler:  # noqa: D102
-        return ASHAScheduler(
+        return _Halving(
             metric=metric,
             mode=mode,
             grace_period=self.grace_period,
@@ -68,6 +70,24 @@ class ASHA(Scheduler):
             brackets=self.brackets,
             max_t=10**9,  # the experiment says how long a trial is
         )
+
+
+class _Halving(ASHAScheduler):
+    """Does not rank a trial that a constraint forbade: others would seem better.
+
+    The median stopping rule, too, leaves out what is not finite.
+    """
+
+    def on_trial_result(self, controller: Any, trial: Any, result: Any) -> str:
+        if INFEASIBLE in result:
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(controller, trial, result)
+
+    def on_trial_complete(self, controller: Any, trial: Any, result: Any) -> None:
+        if INFEASIBLE in result:
+            self.on_trial_remove(controller, trial)
+        else:
+            super().on_trial_complete(controller, trial, result)
 
 
 class MedianStopping(Scheduler):

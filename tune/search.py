@@ -16,6 +16,7 @@ from lightning_ecd.checks import at_least
 from lightning_ecd.cli import CommandLine
 from lightning_ecd.errors import UserError
 from lightning_ecd.optimizers import REGISTRY
+from tune.constraints import Constraint, bind
 from tune.job import Job, Resources
 from tune.objectives import Fit, Trajectories
 from tune.schedulers import Scheduler
@@ -94,6 +95,7 @@ class Search:
         samples: Trials of each optimizer; a grid has as many as it has points.
         searcher: Which points are tried.
         scheduler: Which trials end early; null: none.
+        constraint: Which points are not run, but told as infeasible; null: none.
         hours: After which the trials of an optimizer end; null: no limit.
         backend: "ray", many trials at a time; "local", one after the other in this
             process.
@@ -119,6 +121,7 @@ class Search:
         samples: int = 20,
         searcher: Searcher | None = None,
         scheduler: Scheduler | None = None,
+        constraint: Constraint | None = None,
         hours: float | None = None,
         backend: Literal["ray", "local"] = "ray",
         resources: Resources | None = None,
@@ -156,6 +159,7 @@ class Search:
         self.optimizers = optimizers or {}
         self.samples, self.hours, self.retries = samples, hours, retries
         self.searcher, self.scheduler = searcher or Random(), scheduler
+        self.constraint = constraint
         self.backend, self.address = backend, address
         self.resources, self.concurrent = resources or Resources(), concurrent
         self.storage, self.stop_on_failure = storage, stop_on_failure
@@ -222,6 +226,15 @@ class Search:
         for name, own in settings.items():
             space = self._space(name, own)
             objective = self.objective(name, own, self.metric)
+            self.searcher.build(space, self.metric, self.mode)
+            self._refuse_scheduler(space, objective)
+            middle = space.at([0.5] * len(space.coordinates))
+            self.refuse(objective, space.values(middle), self.metric)
+            published = self.optimizers.get(name, Arm()).published
+            objective.configured(published)
+            check = None
+            if self.constraint is not None:
+                check = bind(self.constraint, objective, space)
             jobs[name] = Job(
                 arm=name,
                 objective=objective,
@@ -236,13 +249,8 @@ class Search:
                 stop_on_failure=self.stop_on_failure,
                 concurrent=self.concurrent,
                 resources=self.resources,
+                constraint=check,
             )
-            self.searcher.build(space, self.metric, self.mode)
-            self._refuse_scheduler(space, objective)
-            middle = space.at([0.5] * len(space.coordinates))
-            self.refuse(objective, space.values(middle), self.metric)
-            published = self.optimizers.get(name, Arm()).published
-            objective.configured(published)
         return jobs
 
     def objective(
@@ -280,6 +288,11 @@ class Search:
                 "set scheduler to null, or search by a validation metric"
             )
         if self.scheduler.population:
+            if self.constraint is not None:
+                raise UserError(
+                    "constraint must be null: a population changes hyper-parameters "
+                    "while a trial runs"
+                )
             _refuse_fixed(objective, space)
 
     def refuse(

@@ -12,12 +12,13 @@ from lightning_ecd.errors import Diverged, UserError
 Mode = Literal["min", "max"]
 #: Writes a checkpoint into a folder.
 Save = Callable[[Path], None]
-#: How a trial ended: by itself, by the scheduler, by a loss that is not finite, by an
-#: error; "running" is also what an interrupted search leaves.
-Status = Literal["completed", "stopped", "diverged", "failed", "running"]
+#: How a trial ended: by itself, by the scheduler, by a loss that is not finite, before
+#: it began by a constraint, by an error; "running" is also what an interrupted search
+#: leaves.
+Status = Literal["completed", "stopped", "diverged", "infeasible", "failed", "running"]
 
-#: Keys of reports beside the metrics.
-FINISHED, DIVERGED = "finished", "diverged"
+#: Keys of reports beside the metrics; the last one says why.
+FINISHED, DIVERGED, INFEASIBLE = "finished", "diverged", "infeasible"
 CLOCK = ("training_iteration", "time_total_s")
 
 
@@ -89,8 +90,15 @@ class Trial(ABC):
 
     def diverge(self) -> None:
         """Tell the search that the trial has diverged: the worst value there is."""
+        self._end_at_worst({DIVERGED: True})
+
+    def refuse(self, reason: str) -> None:
+        """Tell the search that a constraint forbids the trial: nothing was run."""
+        self._end_at_worst({INFEASIBLE: reason})
+
+    def _end_at_worst(self, why: dict[str, Any]) -> None:
         worst = math.inf if self.mode == "min" else -math.inf
-        self._tell({self.metric: worst, DIVERGED: True, FINISHED: True}, None)
+        self._tell({self.metric: worst, **why, FINISHED: True}, None)
 
     def _tell(self, report: dict[str, Any], save: Save | None) -> None:
         self.reports += 1
@@ -104,14 +112,20 @@ class Trial(ABC):
 
 #: What a search calls for each trial; it reports at least once.
 Objective = Callable[[Trial], None]
+#: Hyper-parameters by name -> why they are not run; None: they are.
+Check = Callable[[Mapping[str, Any]], str | None]
 
 
-def attempt(objective: Objective, trial: Trial) -> None:
-    """Run a trial; divergence is a result like any other.
+def attempt(objective: Objective, trial: Trial, constraint: Check | None) -> None:
+    """Run a trial that its constraint allows; divergence is a result like any other.
 
     Raises:
         UserError: If there was no last report.
     """
+    reason = constraint and constraint(trial.values)
+    if reason:
+        trial.refuse(reason)
+        return
     try:
         objective(trial)
     except Diverged:
@@ -134,6 +148,7 @@ class Record:
         seconds: From its beginning to its last report.
         folder: What it wrote.
         error: Of a failed trial, its last line.
+        reason: Of an infeasible trial, what forbids it.
     """
 
     arm: str
@@ -145,19 +160,21 @@ class Record:
     seconds: float = 0.0
     folder: str = ""
     error: str = ""
+    reason: str = ""
 
     def take(self, report: Mapping[str, Any]) -> None:
         """Take a report over."""
         numbers = {
             name: float(value)
             for name, value in report.items()
-            if name not in (FINISHED, DIVERGED, *CLOCK)
+            if name not in (FINISHED, DIVERGED, INFEASIBLE, *CLOCK)
         }
-        # A diverged trial reports the worst there is; the table says what it was.
-        self.metrics = (
-            dict.fromkeys(numbers, math.nan) if DIVERGED in report else numbers
-        )
-        if report.get(DIVERGED):
+        # Without a value a trial reports the worst there is; the table has none.
+        lost = DIVERGED in report or INFEASIBLE in report
+        self.metrics = dict.fromkeys(numbers, math.nan) if lost else numbers
+        if INFEASIBLE in report:
+            self.status, self.reason = "infeasible", str(report[INFEASIBLE])
+        elif report.get(DIVERGED):
             self.status = "diverged"
         elif report.get(FINISHED):
             self.status = "completed"

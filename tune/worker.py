@@ -56,11 +56,11 @@ def run(
     if checkpoint is None:
         shutil.rmtree(folder, ignore_errors=True)  # what was left by a cut attempt
         folder.mkdir(parents=True)
-        attempt(job.objective, trial)
+        attempt(job.objective, trial, job.constraint)
         return
     with checkpoint.as_directory() as place:
         trial.checkpoint = Path(place)
-        attempt(job.objective, trial)
+        attempt(job.objective, trial, job.constraint)
 
 
 def read(

@@ -95,6 +95,11 @@ class Walk:
         trial.report(_far(way), finished=True)
 
 
+def above_half(values):
+    """Forbids the upper half of x."""
+    return "x is above 0.5" if values["x"] > 0.5 else None
+
+
 def _far(way):
     return {"loss": -sum(x for _, x in way)}
 

@@ -15,6 +15,7 @@ from tests.tune.tasks import (
     Accidents,
     Steps,
     Walk,
+    above_half,
     job,
     nodes_of,
     process_of,
@@ -141,6 +142,20 @@ def test_data_that_cannot_be_read_are_one_line(machine):
     with pytest.raises(UserError, match="^data: the file is damaged$"):
         cluster.read([complain])
     assert cluster.read([]) == []
+
+
+def test_what_a_constraint_forbids_is_told_and_not_run(machine, tmp_path, log):
+    steps, settings = Steps(log), {"samples": 6, "constraint": above_half}
+    records = run(tmp_path, steps, **settings)
+    assert {record.status for record in records} == {"completed", "infeasible"}
+    for record in records:
+        forbidden = record.values["x"] > 0.5
+        assert record.status == ("infeasible" if forbidden else "completed")
+        assert record.reason == ("x is above 0.5" if forbidden else "")
+        assert math.isnan(record.metrics["loss"]) == forbidden
+        assert (record.number in steps_of(log)) != forbidden
+    assert run(tmp_path, steps, **settings) == records
+    assert all(set(times.values()) == {1} for times in steps_of(log).values())
 
 
 # -- accidents ---------------------------------------------------------------------

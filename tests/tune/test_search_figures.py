@@ -168,6 +168,11 @@ def test_parallel_axes_have_scales_of_their_own():
     assert texts == ["True", "False"]
 
 
+def test_what_a_constraint_forbids_stands_at_the_worse_edge():
+    figure = history([record(0, 1.0), record(1, NAN, "infeasible")], "loss", "min")
+    np.testing.assert_allclose(dots(figure.axes[0])["infeasible"], [[1, 0.97]])
+
+
 def test_parallel_lines_pass_through_the_values():
     figure = parallel(TRIALS, RANGES, "loss", "min")
     figure.draw_without_rendering()

@@ -87,7 +87,8 @@ def test_a_random_and_the_published_trial_of_every_optimizer_run(settings, tmp_p
     for name, job in search.jobs(search.settings()).items():
         published = search.optimizers[name].published
         space = Space({key: [value] for key, value in published.items()})
-        tiny = [replace(job, samples=1, searcher=Random(), scheduler=None)]
+        whatever = replace(job, scheduler=None, constraint=None)
+        tiny = [replace(whatever, samples=1, searcher=Random())]
         if published:
             tiny.append(replace(tiny[0], space=space, searcher=Grid()))
         for number, one in enumerate(tiny):

@@ -107,7 +107,8 @@ def test_every_trial_is_a_row_with_its_values_and_metric(searched):
 def test_both_tables_are_the_same(searched):
     one = pd.read_csv(searched.folder / "results.csv")
     two = pd.read_parquet(searched.folder / "results.parquet")
-    two["error"] = two["error"].replace("", None).astype(float)
+    for name in ("error", "reason"):
+        two[name] = two[name].replace("", None).astype(float)
     pd.testing.assert_frame_equal(one, two, check_dtype=False, rtol=1e-12)
 
 
