@@ -72,7 +72,7 @@ def resolve(part: dict[str, Any], key: str, bases: Sequence[Path]) -> None:
 def _resolve_below(part: Any, bases: Sequence[Path]) -> None:
     """Make every `file` in a constraint's arguments absolute."""
     if isinstance(part, dict):
-        _resolve(part, "file", bases)
+        resolve(part, "file", bases)
         for value in part.values():
             _resolve_below(value, bases)
 
