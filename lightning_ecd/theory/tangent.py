@@ -11,28 +11,35 @@ which one is chosen; X, inputs (N, ...).
 - `KernelProduct`: products with rows of vectors, without the kernel.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.functional import unfold
+from torch.nn.functional import pad
 
 from lightning_ecd.errors import UserError
 
 #: Bytes that the Jacobian of one block of samples and parameters may take.
 _BLOCK = 2**30
+#: Samples that pass through a network at once, and bytes of patches that are there at
+#: once: small enough for what is read again to stay in the cache.
+_SAMPLES, _CACHED = 250, 2**22
+#: Rows of a symmetric product that are computed at once.
+_ROWS = 250
 
 
 class _Layer(NamedTuple):
     """What a layer's share of a kernel is made of.
 
     Attributes:
-        inputs: (N, fan_in), or patches (N, fan_in, L) of a convolution.
+        inputs: (N, fan_in), or (N, fan_in, L), or the images of a convolution.
         slopes: Derivatives of the chosen output by the layer's, (N, out), or
-            (N, out, L).
+            (N, out, L) of a layer at L places.
+        fan_in: Inputs of one output.
+        patches: Some inputs -> (n, fan_in, L) of a layer at L places.
         scale: Of the weight in the forward pass.
         weight: Whether it trains.
         bias: Whether it trains.
@@ -40,6 +47,8 @@ class _Layer(NamedTuple):
 
     inputs: Tensor
     slopes: Tensor
+    fan_in: int
+    patches: Callable[[Tensor], Tensor]
     scale: float
     weight: bool
     bias: bool
@@ -74,13 +83,18 @@ def layer_kernel(
     """
     rows = _layers(network, X, output)
     columns = rows if X2 is None else _layers(network, X2, output)
-    shares = [_share(a, b) for a, b in zip(rows, columns, strict=True)]
-    return sum(shares[1:], shares[0])
+    K = torch.zeros(
+        len(X), len(X if X2 is None else X2), dtype=torch.float64, device=X.device
+    )
+    for a, b in zip(rows, columns, strict=True):
+        _add_share(K, a, b)
+    return K
 
 
 def _layers(network: nn.Module, X: Tensor, output: int) -> list[_Layer]:
     """Return inputs and slopes of every layer that trains, for all samples."""
     found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    parts: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
     own: set[int] = set()
     handles = []
 
@@ -111,21 +125,25 @@ def _layers(network: nn.Module, X: Tensor, output: int) -> list[_Layer]:
                 f"{others[0]} belongs to no linear or convolutional layer: take "
                 "jacobian_kernel instead of layer_kernel"
             )
-        with torch.enable_grad():
-            total = _chosen(network(X), output).sum()
-            slopes = torch.autograd.grad(total, [z for _, z in found.values()])
+        for x in X.split(_SAMPLES):
+            found.clear()
+            with torch.enable_grad():
+                total = _chosen(network(x), output).sum()
+                slopes = torch.autograd.grad(total, [z for _, z in found.values()])
+            for (layer, (inputs, _)), G in zip(found.items(), slopes, strict=True):
+                parts.setdefault(layer, []).append((inputs, G))
     finally:
         network.train(training)
         for handle in handles:
             handle.remove()
-    return [
-        _parts(layer, inputs, G)
-        for (layer, (inputs, _)), G in zip(found.items(), slopes, strict=True)
-    ]
+    whole = {layer: map(torch.cat, zip(*p, strict=True)) for layer, p in parts.items()}
+    return [_parts(layer, *tensors) for layer, tensors in whole.items()]
 
 
 def _parts(layer: nn.Module, inputs: Tensor, G: Tensor) -> _Layer:
-    weight, bias = layer.weight, layer.bias
+    weight: Any = layer.weight
+    bias = layer.bias
+    patches = _same
     if isinstance(layer, nn.Conv2d):
         if (
             layer.groups != 1
@@ -136,49 +154,89 @@ def _parts(layer: nn.Module, inputs: Tensor, G: Tensor) -> _Layer:
                 "convolutions in groups or with padding by name are not taken apart: "
                 "take jacobian_kernel instead of layer_kernel"
             )
-        inputs = unfold(
-            inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride
-        )
-        G = G.flatten(2)
+        patches, G = partial(_patches, layer, G.shape[2:]), G.flatten(2)
     elif inputs.dim() > 2:  # one linear layer at many places
         inputs, G = inputs.flatten(1, -2).mT, G.flatten(1, -2).mT
     scale = float(getattr(layer, "weight_scale", 1.0))
     trains = bool(weight.requires_grad), bias is not None and bool(bias.requires_grad)
-    return _Layer(inputs, G, scale, *trains)
+    return _Layer(inputs, G, weight[0].numel(), patches, scale, *trains)
 
 
-def _share(a: _Layer, b: _Layer) -> Tensor:
-    """Return what a layer adds to the kernel, (N, M)."""
-    if a.inputs.dim() == 2:
-        inner = _gram(a.inputs, b.inputs).mul_(a.scale**2 * a.weight).add_(a.bias)
-        return inner.mul_(_gram(a.slopes, b.slopes))
-    K = a.slopes.new_zeros(len(a.slopes), len(b.slopes), dtype=torch.float64)
+def _same(inputs: Tensor) -> Tensor:
+    return inputs
+
+
+def _patches(layer: nn.Conv2d, places: torch.Size, images: Tensor) -> Tensor:
+    """Return what a convolution's outputs at all places read, (n, fan_in, L)."""
+    down, right = (int(side) for side in layer.padding)
+    images = pad(images, (right, right, down, down)).contiguous()
+    sample, channel, row, column = images.stride()
+    strides = (
+        *(step * d for step, d in zip((row, column), layer.dilation, strict=True)),
+        *(step * s for step, s in zip((row, column), layer.stride, strict=True)),
+    )
+    size = (*images.shape[:2], *layer.kernel_size, *places)
+    found = images.as_strided(size, (sample, channel, *strides))
+    return found.reshape(len(images), -1, places.numel())
+
+
+def _add_share(K: Tensor, a: _Layer, b: _Layer) -> None:
+    """Add what a layer gives to the kernel, (N, M)."""
+    if a.slopes.dim() == 2:
+        inputs = _with_bias(a)
+        inner = _gram(inputs, inputs if b is a else _with_bias(b))
+        K.addcmul_(inner, _gram(a.slopes, b.slopes))
+        return
     if a.bias:
-        K += _gram(a.slopes.sum(2), b.slopes.sum(2))
+        sums = a.slopes.sum(2)
+        K += _gram(sums, sums if b is a else b.slopes.sum(2))
     if not a.weight:
-        return K
-    (N, fan_in, L), out = a.inputs.shape, a.slopes.shape[1]
-    M = len(b.inputs)
-    patches = N * M * L * L * (fan_in + out)
+        return
+    fan_in, (N, out, L), M = a.fan_in, a.slopes.shape, len(b.slopes)
+    pairs = N * M * L * L * (fan_in + out)
     gradients = (N + M) * L * fan_in * out + N * M * fan_in * out
-    if gradients <= patches:
+    if gradients <= pairs:
         for rows in _spans(out, fan_in * (N + M) * 8):
-            left = torch.bmm(a.slopes[:, rows], a.inputs.mT).flatten(1)
-            right = left
-            if b is not a:
-                right = torch.bmm(b.slopes[:, rows], b.inputs.mT).flatten(1)
+            left = _gradients(a, rows)
+            right = left if b is a else _gradients(b, rows)
             K.add_(_gram(left, right), alpha=a.scale**2)
-        return K
+        return
+    others = b.patches(b.inputs)
     for i in range(N):
-        A = torch.einsum("fl,mfk->mlk", a.inputs[i], b.inputs)
+        A = torch.einsum("fl,mfk->mlk", a.patches(a.inputs[i : i + 1])[0], others)
         G = torch.einsum("ol,mok->mlk", a.slopes[i], b.slopes)
         K[i] += a.scale**2 * (A * G).sum((1, 2), dtype=torch.float64)
-    return K
+
+
+def _with_bias(layer: _Layer) -> Tensor:
+    """Return what multiplies a linear layer's trainable numbers, (N, fan_in + 1)."""
+    weight = layer.inputs * (layer.scale * layer.weight)
+    return pad(weight, (0, 1), value=float(layer.bias))
+
+
+def _gradients(layer: _Layer, rows: slice) -> Tensor:
+    """Return every sample's gradient by some rows of the weight, (N, size), float64."""
+    slopes = layer.slopes[:, rows]
+    N, out, L = slopes.shape
+    found = slopes.new_empty(N, out, layer.fan_in, dtype=torch.float64)
+    side = max(1, _CACHED // (layer.fan_in * L * slopes.element_size()))
+    for i in range(0, N, side):
+        j = i + side
+        found[i:j] = torch.bmm(slopes[i:j], layer.patches(layer.inputs[i:j]).mT)
+    return found.flatten(1)
 
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:
     """Return all inner products of rows (N, f) and (M, f), (N, M), float64."""
-    return a.double() @ b.double().T
+    if a is not b:
+        return a.double() @ b.double().T
+    a = a.double()
+    K = a.new_empty(len(a), len(a))
+    for i in range(0, len(a), _ROWS):  # the lower half, and its mirror image
+        j = i + _ROWS
+        K[i:j, :j] = a[i:j] @ a[:j].T
+        K[:i, i:j] = K[i:j, :i].T
+    return K
 
 
 def _spans(size: int, bytes_of_one: int) -> Iterator[slice]:

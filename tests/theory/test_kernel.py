@@ -99,6 +99,34 @@ def test_convolutions_of_many_channels_go_by_patches():
     np.testing.assert_allclose(K, exact(network, X), rtol=1e-11)
 
 
+def test_samples_and_products_are_taken_in_parts_of_any_size(monkeypatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, (3, 2), stride=(1, 2), padding=(2, 0), dilation=(1, 2)),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(3 * 6 * 3, 2),
+    ).double()
+    X, Y = randn(7, 2, 4, 7), randn(3, 2, 4, 7, seed=1)
+    expected = exact(network, torch.cat([X, Y]))
+    for size in (1, 2, 5, 7, 100):
+        for name in ("_SAMPLES", "_ROWS"):
+            monkeypatch.setattr(f"lightning_ecd.theory.tangent.{name}", size)
+        for name in ("_CACHED", "_BLOCK"):
+            # bytes of a sample's patches, of all samples' gradients by one row
+            monkeypatch.setattr(f"lightning_ecd.theory.tangent.{name}", 1728 * size)
+        K, cross = layer_kernel(network, X), layer_kernel(network, X, Y)
+        np.testing.assert_allclose(K, expected[:7, :7], rtol=1e-11, atol=1e-14)
+        np.testing.assert_allclose(cross, expected[:7, 7:], rtol=1e-11, atol=1e-14)
+
+
+def test_products_of_single_precision_are_summed_in_double():
+    torch.manual_seed(0)
+    network, X = nn.Linear(300, 1, bias=False), randn(5, 300).float()
+    K = layer_kernel(network, X)
+    np.testing.assert_allclose(K, X.double() @ X.double().T, rtol=1e-13)
+
+
 def test_a_linear_layer_at_many_places_is_taken_apart():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(20, 2))
