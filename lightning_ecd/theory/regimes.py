@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from lightning_ecd.theory.generating import Real, real
 from lightning_ecd.theory.schedules import Schedule
@@ -28,8 +29,8 @@ from lightning_ecd.theory.spectrum import Spectrum
 
 #: Step number -> samples of the mini-batches of all runs, (R, b), each distinct.
 Draw = Callable[[int], Tensor]
-#: Bytes of kernel rows that one step of `sampled` may gather.
-_GATHERED = 2**28
+#: Bytes of kernel rows up to which a copy of them is worth its time.
+_COPIED = 2**20
 
 
 class Sampled(NamedTuple):
@@ -83,12 +84,9 @@ def sampled(
     losses = d.new_empty(steps, len(d))
     for i, (a, b) in enumerate(_rates(schedule, step, steps)):
         g = _gradients(K, d, draw(step + i))
-        if form == "v":
-            v = b * v - a * g
-            d = d + v
-        else:
-            v = b * v + g
-            d = d - a * v
+        inner, outer = (-a, 1.0) if form == "v" else (1.0, -a)
+        v = (b * v).add_(g, alpha=inner)
+        d = d.add(v, alpha=outer)
         losses[i] = _loss(d)
     return Sampled(step + steps, d, v), losses
 
@@ -150,21 +148,16 @@ def sampled_adam(
 
 def _gradients(K: Tensor, d: Tensor, batch: Tensor) -> Tensor:
     """Return K[:, B] d[B] / b of every run, (R, N), by rows: K is symmetric."""
-    R, b = batch.shape
     batch = batch.to(K.device)
+    runs, b = batch.shape
     e = d.gather(1, batch) / b
-    if R == 1:
+    if runs == 1 and b * K[0].nbytes <= _COPIED:
         return e @ K.index_select(0, batch[0])
-    side = max(1, _GATHERED // (b * K.shape[1] * K.element_size()))
-    parts = [
-        torch.bmm(f.unsqueeze(1), K.index_select(0, B.flatten()).view(*B.shape, -1))
-        for f, B in zip(e.split(side), batch.split(side), strict=True)
-    ]
-    return torch.cat(parts).squeeze(1)
+    return embedding_bag(batch, K, per_sample_weights=e, mode="sum")
 
 
 def _loss(d: Tensor) -> Tensor:
-    return d.square().mean(-1) / 2
+    return torch.linalg.vecdot(d, d) / (2 * d.shape[-1])
 
 
 def _rates(schedule: Schedule, step: int, steps: int) -> list[tuple[float, float]]:

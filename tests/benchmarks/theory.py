@@ -103,16 +103,16 @@ def _sides(name: str) -> tuple[Callable[[], object], Callable[[], object]]:
         N = 3000
         A = torch.randn(N, 50, dtype=torch.float64)
         K, d = A @ A.T, torch.randn(N, dtype=torch.float64)
-        batch = torch.randperm(N)[:10]
-        rates, steps = schedule(20, 0.5, 0.3, 10), 20
+        steps = 100
+        rates = schedule(steps, 0.5, 0.3, 10)
+        batches = [torch.randperm(N)[None, :10] for _ in range(steps)]
 
         def gather() -> None:
-            for _ in range(steps):
-                gathered_step(K, d, d, batch)
+            for batch in batches:
+                gathered_step(K, d, d, batch[0])
 
-        rows = batch[None]
         return gather, lambda: sampled(
-            K, Sampled.start(d), rates, lambda step: rows, steps
+            K, Sampled.start(d), rates, batches.__getitem__, steps
         )
     K, d = synthetic_kernel(from_power_law(1.5, 0.75, 1000))
     spectrum, U = from_kernel(K, d)

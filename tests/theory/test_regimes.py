@@ -98,14 +98,14 @@ def test_both_forms_of_momentum_agree_at_a_constant_rate():
     torch.testing.assert_close(v, p, rtol=1e-12, atol=0)
 
 
-def test_many_runs_with_large_batches_are_taken_in_parts(monkeypatch):
+def test_rows_are_summed_in_place_or_copied_with_the_same_result(monkeypatch):
     K, d = random_problem(8)
     rates = schedule(5, 0.7, 0.5, 4)
-    _, draw = drawn(rates, 8, 6)
-    _, whole = sampled(K, Sampled.start(d, 6), rates, draw, 5)
-    monkeypatch.setattr("lightning_ecd.theory.regimes._GATHERED", 2 * 4 * 8 * 8)
-    _, parts = sampled(K, Sampled.start(d, 6), rates, draw, 5)
-    torch.testing.assert_close(whole, parts, rtol=1e-14, atol=0)
+    _, draw = drawn(rates, 8, 1)
+    _, copied = sampled(K, Sampled.start(d), rates, draw, 5)
+    monkeypatch.setattr("lightning_ecd.theory.regimes._COPIED", 0)
+    _, summed = sampled(K, Sampled.start(d), rates, draw, 5)
+    torch.testing.assert_close(copied, summed, rtol=1e-14, atol=0)
 
 
 def test_averaged_moments_are_the_mean_over_every_sequence_of_batches():
