@@ -217,27 +217,33 @@ def averaged(
         The state, and losses (steps,) after every step.
     """
     N = len(K)
-    k = K / N
     step, C, J, P = state
     gammas = schedule.gamma(N)[step : step + steps].tolist()
     losses = C.new_empty(steps)
     rates = _rates(schedule, step, steps)
     for i, ((a, b), gamma) in enumerate(zip(rates, gammas, strict=True)):
-        kC = k @ C
-        P = b * b * P + a * a * (((1 - gamma) * kC + gamma * N * k * C.diagonal()) @ k)
+        # as few matrices at once as can be: each may be a large part of what fits
+        kC = (K @ C).div_(N)
+        noisy = (K * (gamma * C.diagonal())).add_(kC, alpha=1 - gamma)
+        P = torch.addmm(P, noisy, K, beta=b * b, alpha=a * a / N)
+        del noisy
         if b:
-            kJ = k @ J
-            P = P - a * b * (kJ + kJ.T)
+            P = _plus_both(P, (K @ J).div_(N), -a * b)
         P = _symmetric(P)
         # the transpose of kC is Ck, as C is symmetric to the bit
-        C = _symmetric(C - a * (kC + kC.T) + b * (J + J.T) + P)
-        J = b * J - a * kC.T + P
+        C = _symmetric(_plus_both(_plus_both(C, kC, -a), J, b).add_(P))
+        J = (b * J).add_(kC.T, alpha=-a).add_(P)
         losses[i] = C.trace() / (2 * N)
     return Averaged(step + steps, C, J, P), losses
 
 
 def _symmetric(A: Tensor) -> Tensor:
-    return (A + A.T) / 2
+    return (A + A.T).div_(2)
+
+
+def _plus_both(A: Tensor, B: Tensor, factor: float) -> Tensor:
+    """Return A + factor (B + Bᵀ)."""
+    return A.add(B, alpha=factor).add_(B.T, alpha=factor)
 
 
 class AveragedModes(NamedTuple):
@@ -305,15 +311,16 @@ def averaged_modes(
         if r < N:
             tail = rest @ d[r:]
             D = D + 2 * (first @ d[:r]) * tail + tail * tail
-        M = (1 - gamma) * C + gamma * N * (first.T @ (D[:, None] * first))
-        P = b * b * P + (a * lam)[:, None] * M * (a * lam)
-        Ck = C * lam
+        noise = first.T @ (D[:, None] * first)
+        M = noise.mul_(gamma * N).add_(C, alpha=1 - gamma)
+        P = (b * b * P).addcmul_(torch.outer(a * lam, a * lam), M)
+        del noise, M
         if b:
-            kJ = lam[:, None] * J
-            P = P - a * b * (kJ + kJ.T)
+            P = _plus_both(P, lam[:, None] * J, -a * b)
         P = _symmetric(P)
-        C = _symmetric(C - a * (Ck.T + Ck) + b * (J + J.T) + P)
-        J = b * J - a * Ck + P
+        Ck = C * lam
+        C = _symmetric(_plus_both(_plus_both(C, Ck, -a), J, b).add_(P))
+        J = (b * J).add_(Ck, alpha=-a).add_(P)
         v = b * v - a * whole * d
         d = d + v
         losses[i] = (C.trace() + d[r:].square().sum()) / (2 * N)
