@@ -104,6 +104,7 @@ class Regimes(Callback):
         steps = total_steps(trainer, _WHO)
         self.scale = largest_eigenvalue(K) / N
         rate = group["lr"] * (1.0 if self.normalize_lr else self.scale)
+        Companions.require_room(N, self.rank, self.memory * 2**30)
         alpha, beta = self.rates(steps, rate, group.get("momentum", 0.0))
         batch = torch.full((steps,), loader._full)
         self.schedule = Schedule(alpha.double(), beta.double(), batch)

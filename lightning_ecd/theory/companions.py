@@ -56,9 +56,8 @@ class Companions:
         memory: float = 2**32,
     ):
         N = len(d)
-        whole = rank is None or rank >= N
-        # K, its eigenvectors and their halves; moments and what their step needs
-        require_room(N, [4.0, 8.0 if whole else 0.0], memory)
+        whole = _whole(N, rank)
+        self.require_room(N, rank, memory)
         self.spectrum, self.U = from_kernel(K, d)
         self.K = (K / self.spectrum.scale).double()
         self.schedule, self.draw = schedule, draw
@@ -74,6 +73,18 @@ class Companions:
             self.states["averaged"] = AveragedModes.start(self.U, d, rank)
         if len(self.taus):
             self.states["diagonal"] = Modes.start(self.spectrum, len(self.taus))
+
+    @staticmethod
+    def require_room(N: int, rank: int | None, memory: float) -> None:
+        """Raise a UserError that says what N fits, unless N samples do.
+
+        Args:
+            N: Samples.
+            rank: See the class.
+            memory: Bytes.
+        """
+        # at the most, K included: its eigenvectors; whole moments and their next step
+        require_room(N, 12.5 if _whole(N, rank) else 5.5, memory)
 
     def losses(self) -> dict[str, Tensor]:
         """Return the present losses: of a regime's runs or settings, (R,) or ()."""
@@ -130,3 +141,8 @@ class Companions:
                 for key, value in saved["states"][name].items()
             }
             self.states[name] = type(state)(**fields)
+
+
+def _whole(N: int, rank: int | None) -> bool:
+    """Return whether the averaged regime follows all moments of N samples."""
+    return rank is None or rank >= N

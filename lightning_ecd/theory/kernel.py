@@ -6,7 +6,7 @@ For other networks see `lightning_ecd.theory.tangent`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -158,21 +158,21 @@ def load_kernel(file: str | Path) -> tuple[Tensor, Tensor]:
     return K, y
 
 
-def require_room(N: int, matrices: Sequence[float], memory: float) -> None:
+def require_room(N: int, matrices: float, memory: float) -> None:
     """Raise unless matrices of N x N float64 numbers fit.
 
     Args:
         N: Samples.
-        matrices: How many matrices each part of the work holds at once.
+        matrices: How many are there at once.
         memory: Bytes.
 
     Raises:
         UserError: Says what N fits.
     """
-    needed = 8 * N * N * sum(matrices)
+    needed = 8 * N * N * matrices
     if needed > memory:
-        fits = int(math.sqrt(memory / (8 * sum(matrices))))
+        fits = int(math.sqrt(memory / (8 * matrices)))
         raise UserError(
-            f"{N} samples need {needed / 2**30:.1f} GiB, above the "
-            f"{memory / 2**30:.1f} GiB allowed: at most {fits} samples fit"
+            f"memory: {N} samples need {needed / 2**30:.3g} GiB, above the "
+            f"{memory / 2**30:.3g} GiB allowed: at most {fits} samples fit"
         )

@@ -181,9 +181,16 @@ def test_accumulation_is_refused(tmp_path):
         fit(Regimes(), task(), folder=tmp_path, accumulate_grad_batches=2)
 
 
-def test_matrices_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(UserError, match="at most"):
-        fit(Regimes(memory=1e-5), task(), folder=tmp_path)
+def test_matrices_that_do_not_fit_are_refused_before_they_are_made(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delattr("lightning_ecd.callbacks.regimes.kernel_of")
+    # twelve and a half matrices of N x N numbers of 8 bytes: (10737 / 100)^(1/2)
+    with pytest.raises(UserError, match="at most 10 samples fit"):
+        fit(Regimes(rank=None, memory=1e-5), task(), folder=tmp_path)
+    # five and a half
+    with pytest.raises(UserError, match="at most 15 samples fit"):
+        fit(Regimes(rank=5, memory=1e-5), task(), folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,6 @@ def test_files_that_are_no_kernels_are_refused(tmp_path):
 
 
 def test_too_many_samples_are_refused_with_what_fits():
-    require_room(1000, [4.0], 2**30)
+    require_room(1000, 4.0, 2**30)
     with pytest.raises(UserError, match="at most 5792 samples fit"):
-        require_room(10_000, [3.0, 1.0], 2**30)
+        require_room(10_000, 4.0, 2**30)

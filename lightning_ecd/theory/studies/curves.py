@@ -66,6 +66,8 @@ class RegimeCurves(TheoryStudy):
         self.seed, self.memory = seed, memory
 
     def run(self, problem: Problem, progress: Progress) -> Findings:  # noqa: D102
+        samples, memory = problem.spectrum().samples, self.memory * 2**30
+        Companions.require_room(samples, self.rank, memory)
         K, d = problem.kernel()
         at = [0, *log_spaced(self.steps, self.points)]
         found = Findings(arrays={"step": torch.tensor(at)})
@@ -80,7 +82,7 @@ class RegimeCurves(TheoryStudy):
                 self.runs,
                 self.rank,
                 self.taus,
-                self.memory * 2**30,
+                memory,
             )
             curves: dict[str, list[Tensor]] = {}
             for step in at:
