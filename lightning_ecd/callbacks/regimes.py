@@ -60,6 +60,11 @@ class Regimes(Callback):
         rank: Of the averaged regime; None: exact; 0: without it.
         taus: Of the diagonal regime.
         points: Steps with values, about.
+        track: Keep every mode's second moment at these steps, too, as
+            ``modes/linearized``, ``modes/averaged``, ``modes/tau_1`` ... of
+            ``regimes.pt``, (steps, N), and log ``regimes/error_tau_1`` ...:
+            :math:`\sum_k |C_k - E[(u_k \cdot d)^2]| / \sum_k E[(u_k \cdot d)^2]`,
+            what the diagonal regime is wrong by, beside the averaged one.
         memory: GiB that matrices of samples x samples may take.
     """
 
@@ -71,6 +76,7 @@ class Regimes(Callback):
         rank: int | None = 100,
         taus: list[float] | None = None,
         points: int = 100,
+        track: bool = False,
         memory: float = 4.0,
     ):
         at_least(0, runs=runs, rank=rank)
@@ -79,7 +85,9 @@ class Regimes(Callback):
         self.normalize_lr, self.rates = normalize_lr, rates or Constant()
         self.runs, self.rank, self.points = runs, rank, points
         self.taus, self.memory = [1.0, -1.0] if taus is None else taus, memory
+        self.track = track
         self.curves: dict[str, list[Any]] = {}
+        self.modes: dict[str, list[Tensor]] = {}
         self._saved: dict[str, Any] = {}
         self._start: dict[str, Tensor] = {}
 
@@ -96,6 +104,7 @@ class Regimes(Callback):
         loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         X, y = (tensor.to(pl_module.dtype) for tensor in training_samples(loader))
         self.X, self.y, N = X, y, len(y)
+        Companions.require_room(N, self.rank, self.memory * 2**30)
         start = deepcopy(pl_module, {id(trainer): trainer})  # of the network alone
         if self._saved:
             start.load_state_dict(self._saved["network"])
@@ -104,7 +113,6 @@ class Regimes(Callback):
         steps = total_steps(trainer, _WHO)
         self.scale = largest_eigenvalue(K) / N
         rate = group["lr"] * (1.0 if self.normalize_lr else self.scale)
-        Companions.require_room(N, self.rank, self.memory * 2**30)
         alpha, beta = self.rates(steps, rate, group.get("momentum", 0.0))
         batch = torch.full((steps,), loader._full)
         self.schedule = Schedule(alpha.double(), beta.double(), batch)
@@ -121,7 +129,7 @@ class Regimes(Callback):
         self.at = {0, *log_spaced(steps, self.points)}
         if self._saved:
             self.companions.load_state_dict(self._saved["companions"])
-            self.curves = self._saved["curves"]
+            self.curves, self.modes = self._saved["curves"], self._saved["modes"]
             self._saved = {}
         self._describe(trainer, loader._full)
 
@@ -180,6 +188,9 @@ class Regimes(Callback):
         )
         if folder is not None and not quick:
             arrays = {name: torch.tensor(v) for name, v in self.curves.items()}
+            arrays |= {
+                f"modes/{name}": torch.stack(rows) for name, rows in self.modes.items()
+            }
             spectrum = self.companions.spectrum
             arrays["eigenvalues"] = spectrum.eigenvalues.cpu()
             arrays["coefficients"] = spectrum.coefficients.cpu()
@@ -191,6 +202,7 @@ class Regimes(Callback):
             return {}
         return {
             "curves": deepcopy(self.curves),
+            "modes": {name: list(rows) for name, rows in self.modes.items()},
             "companions": self.companions.state_dict(),
             "network": self._start,
         }
@@ -208,8 +220,25 @@ class Regimes(Callback):
         for name, value in losses.items():
             self.curves.setdefault(name, []).append(torch.as_tensor(value).tolist())
             shown[f"regimes/{name}"] = torch.as_tensor(value).mean().item()
+        errors = self._track()
         for logger in trainer.loggers:
-            logger.log_metrics(shown, step)
+            logger.log_metrics(shown | errors, step)
+
+    def _track(self) -> dict[str, float]:
+        """Keep the modes' second moments; return the diagonal regimes' errors."""
+        if not self.track:
+            return {}
+        found = self.companions.diagonals()
+        for name, row in found.items():
+            self.modes.setdefault(name, []).append(row.cpu())
+        exact = found.get("averaged")
+        if exact is None:
+            return {}
+        return {
+            f"regimes/error_{name}": ((row - exact).abs().sum() / exact.sum()).item()
+            for name, row in found.items()
+            if name.startswith("tau_")
+        }
 
     def _describe(self, trainer: Trainer, batch: int) -> None:
         """Write the theory's numbers of the run's first step."""

@@ -106,6 +106,28 @@ class Companions:
                 }
         return found
 
+    def diagonals(self) -> dict[str, Tensor]:
+        r"""Return the present second moments of every mode, (N,) for each regime.
+
+        .. math:: E[(u_k \cdot d)^2], \qquad \textstyle\sum_k = 2 N\,\text{loss}
+
+        The mean over the sampled runs; exact, or with a rank the first modes' and
+        the squared means of the others; what the diagonal regimes say it is.
+        """
+        found: dict[str, Tensor] = {}
+        for name, state in self.states.items():
+            if name == "linearized":
+                found[name] = (state.d @ self.U).square().mean(0)
+            elif isinstance(state, Averaged):
+                found[name] = torch.linalg.vecdot(state.C @ self.U, self.U, dim=0)
+            elif name == "averaged":
+                rest = state.d[len(state.C) :].square()
+                found[name] = torch.cat([state.C.diagonal(), rest])
+            else:
+                names = [f"tau_{tau:g}" for tau in self.taus.tolist()]
+                found |= dict(zip(names, state.C.clone(), strict=True))
+        return found
+
     def advance(self, step: int) -> dict[str, Tensor]:
         """Go on to a step; return the losses there, as `losses` does."""
         steps = step - self.step

@@ -1,7 +1,9 @@
 """The theory's curves beside a run: on linear networks they are the run."""
 
 import json
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -18,6 +20,7 @@ from lightning_ecd.theory import (
 )
 from modules import Regression
 from tests.callbacks import linear
+from tests.reference import sgd_theory as reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
@@ -119,6 +122,49 @@ def test_the_start_is_the_problem_s_own(tmp_path):
     )
 
 
+@pytest.mark.parametrize("rank", [None, 7])
+def test_every_mode_is_tracked_where_the_losses_are(rank, tmp_path):
+    class Logged(pl.loggers.CSVLogger):
+        rows: ClassVar[dict[int, dict[str, float]]] = {}
+
+        def log_metrics(self, metrics, step=None):
+            self.rows.setdefault(step, {}).update(metrics)
+
+    callback = Regimes(rank=rank, track=True, taus=[1.0, -0.5], runs=2)
+    fit(callback, task(0.7, 0.3), steps=30, folder=tmp_path, logger=Logged(tmp_path))
+    (file,) = tmp_path.rglob("regimes.pt")
+    found = torch.load(file, weights_only=True)
+    steps = found["step"].tolist()
+    assert steps[0] == 0 and steps[-1] == 30
+    for name in ("linearized", "averaged", "tau_1", "tau_-0.5"):
+        modes, losses = found[f"modes/{name}"], found[name].double()
+        assert modes.shape == (len(steps), N)
+        whole = losses.mean(1) if name == "linearized" else losses
+        torch.testing.assert_close(modes.sum(1) / (2 * N), whole, rtol=1e-6, atol=0)
+    if rank is not None:  # the others' noise is left out
+        return
+    # the transcription, from the same kernel in its eigenbasis
+    lams, U = np.linalg.eigh(callback.companions.K.numpy())
+    lams, U = lams[::-1] / N, U[:, ::-1]
+    d = synthetic_kernel(from_power_law(1.5, 0.75, N), 42)[1].numpy()
+    courses = [[0.7] * 30, [0.3] * 30, [3] * 30]
+    cs = (U.T @ d) ** 2
+    exact = reference.averaged_moments(callback.companions.K.numpy(), d, *courses)
+    exact = [cs, *(np.diag(U.T @ C @ U) for C in exact)]
+    for tau in (1.0, -0.5):
+        rough = reference.diagonal_moments(lams, cs, N, *courses, 1.0, tau)
+        rough = [cs, *(np.array(C) for C in rough)]
+        for row, step in enumerate(steps):
+            for name, C in (("averaged", exact), (f"tau_{tau:g}", rough)):
+                np.testing.assert_allclose(
+                    found[f"modes/{name}"][row], C[step], rtol=1e-5, atol=1e-7
+                )
+            expected = np.abs(rough[step] - exact[step]).sum() / exact[step].sum()
+            logged = Logged.rows[step][f"regimes/error_tau_{tau:g}"]
+            assert logged == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert logged > 1e-3  # of the last step
+
+
 def test_the_folder_gets_curves_numbers_and_a_figure(tmp_path):
     callback = Regimes(rank=5, taus=[1.0, 0.5])
     fit(callback, task(), folder=tmp_path)
@@ -134,7 +180,7 @@ def test_the_folder_gets_curves_numbers_and_a_figure(tmp_path):
 
 def test_a_resumed_run_goes_on_to_the_bit(tmp_path):
     def regimes():
-        return Regimes(rates=Jacobi(), runs=2, rank=6)
+        return Regimes(rates=Jacobi(), runs=2, rank=6, track=True)
 
     whole = regimes()
     fit(whole, task(), folder=tmp_path)
@@ -149,6 +195,11 @@ def test_a_resumed_run_goes_on_to_the_bit(tmp_path):
     second = regimes()
     fit(second, task(), folder=tmp_path, ckpt_path=tmp_path / "middle.ckpt")
     assert second.curves == whole.curves
+    assert all(
+        torch.equal(torch.stack(second.modes[name]), torch.stack(rows))
+        for name, rows in whole.modes.items()
+    )
+    assert {"linearized", "averaged", "tau_1", "tau_-1"} == set(whole.modes)
 
 
 @pytest.mark.parametrize(

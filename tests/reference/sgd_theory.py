@@ -30,8 +30,14 @@ def V(z, lams, cs, alpha, beta, gamma, tau2):
 
 def spectral_diagonal(lams, cs, samples, alphas, betas, batches, tau1, tau2):
     """Mean losses by the recursion over modes, after every step."""
+    modes = diagonal_moments(lams, cs, samples, alphas, betas, batches, tau1, tau2)
+    return [sum(C) / (2 * samples) for C in modes]
+
+
+def diagonal_moments(lams, cs, samples, alphas, betas, batches, tau1, tau2):
+    """Second moments of the modes by their recursion, after every step."""
     C, J, P = list(cs), [0.0] * len(cs), [0.0] * len(cs)
-    losses = []
+    moments = []
     for alpha, beta, b in zip(alphas, betas, batches, strict=True):
         gamma = (samples - b) / ((samples - 1) * b)
         total = sum(C)
@@ -48,16 +54,22 @@ def spectral_diagonal(lams, cs, samples, alphas, betas, batches, tau1, tau2):
             j_new = beta * j - alpha * lam * c + p_new
             new.append((c_new, j_new, p_new))
         C, J, P = (list(column) for column in zip(*new, strict=True))
-        losses.append(sum(C) / (2 * samples))
-    return losses
+        moments.append(C)
+    return moments
 
 
 def averaged(K, d, alphas, betas, batches):
     """Mean losses over all mini-batches, in the released code's five products."""
+    moments = averaged_moments(K, d, alphas, betas, batches)
+    return [np.trace(C) / (2 * len(d)) for C in moments]
+
+
+def averaged_moments(K, d, alphas, betas, batches):
+    """E[d d'] over all mini-batches, after every step."""
     N = len(d)
     k = K / N
     C, J, P = np.outer(d, d), np.zeros((N, N)), np.zeros((N, N))
-    losses = []
+    moments = []
     for alpha, beta, b in zip(alphas, betas, batches, strict=True):
         gamma = (N - b) / ((N - 1) * b)
         noise = gamma * N * k @ np.diag(np.diag(C)) @ k
@@ -66,8 +78,8 @@ def averaged(K, d, alphas, betas, batches):
         new_C = C - alpha * (k @ C + C @ k) + beta * (J + J.T) + new_P
         J = beta * J - alpha * C @ k + new_P
         C, P = (new_C + new_C.T) / 2, (new_P + new_P.T) / 2
-        losses.append(np.trace(C) / (2 * N))
-    return losses
+        moments.append(C)
+    return moments
 
 
 def sampled(K, d, batches, alphas, betas, form="v"):
