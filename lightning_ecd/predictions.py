@@ -91,7 +91,7 @@ def problem_of(
     data.prepare_data()
     data.setup("fit")
     X, y = training_samples(data.train_dataloader())
-    require_room(len(y), [4.0], memory)  # K, its eigenvectors, their workspace
+    require_room(len(y), 5.5, memory)  # K, its eigenvectors, their workspace
     K, d = kernel_of(line.model.to(device), X.to(device), y.to(device))
     return Given(K, d)
 
