@@ -22,6 +22,9 @@ from tune.trial import Record
 #: The comparison's settings and machine; its tables.
 COMPARISON, TRIALS, CURVES = "comparison.json", "trials.csv", "curves.csv"
 _TASKS = "tasks"
+#: Columns of both tables, and of the curves.
+_KEYS = ["task", "optimizer", "study", "trial"]
+_COURSE = ["evaluations", "seconds", "value"]
 _SPENT = ["budget/evaluations", "budget/seconds"]
 
 
@@ -42,7 +45,8 @@ def run(comparison: Comparison, folder: Path, description: dict[str, Any]) -> No
         folder.mkdir(parents=True, exist_ok=True)
         content = {"settings": description, "machine": report.machine()}
         file.write_text(json.dumps(content, indent=1) + "\n")
-    trials, curves = [], []
+    trials: list[pd.DataFrame] = []
+    curves: list[pd.DataFrame] = []
     for name, search in comparison.searches.items():
         print(f"task {name}:")
         outcome = runs.run(search, folder / _TASKS / name, strict=False)
@@ -56,19 +60,15 @@ def run(comparison: Comparison, folder: Path, description: dict[str, Any]) -> No
 
 def _curve(task: str, record: Record, metric: str) -> pd.DataFrame:
     """Return what a trial has reached at its validations."""
-    columns = ["evaluations", "seconds", "value"]
     found = list(Path(record.folder).rglob("metrics.csv"))
     rows = pd.DataFrame(columns=[*_SPENT, metric])
     if found:
         table = pd.read_csv(found[0])
         if {*_SPENT, metric} <= set(table):
             rows = table[[*_SPENT, metric]].dropna(subset=_SPENT)
-    rows = rows.set_axis(columns, axis=1)
-    rows.insert(0, "trial", record.number)
-    rows.insert(0, "study", record.values[STUDY])
-    rows.insert(0, "optimizer", record.arm)
-    rows.insert(0, "task", task)
-    return rows
+    rows = rows.set_axis(_COURSE, axis=1)
+    of = (task, record.arm, record.values[STUDY], record.number)
+    return rows.assign(**dict(zip(_KEYS, of, strict=True)))[[*_KEYS, *_COURSE]]
 
 
 def read(folder: Path) -> tuple[Scores, dict[str, Any], pd.DataFrame]:
@@ -90,6 +90,12 @@ def read(folder: Path) -> tuple[Scores, dict[str, Any], pd.DataFrame]:
             baselines_of(settings),
             settings["share"],
         )
+        for name, table, needed in (
+            (TRIALS, trials, [*_KEYS, "status", "error"]),
+            (CURVES, curves, [*_KEYS, *_COURSE]),
+        ):
+            if missing := set(needed) - set(table):
+                raise ValueError(f"{name} has no column {min(missing)}")
         return Scores(trials, curves, rules), content, trials
     except FileNotFoundError as error:
         name = Path(str(error.filename)).name
