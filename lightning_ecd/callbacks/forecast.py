@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_ecd.callbacks.least_squares import (
+    kernel_by_layers,
     plain_sgd,
     require_regression,
     total_steps,
@@ -16,14 +17,12 @@ from lightning_ecd.callbacks.least_squares import (
 )
 from lightning_ecd.callbacks.publishing import publish
 from lightning_ecd.checks import at_least
-from lightning_ecd.errors import UserError
 from lightning_ecd.theory import (
     KernelProduct,
     MiniBatchSGD,
     Modes,
     alpha_crit,
     from_lanczos,
-    layer_kernel,
     log_spaced,
     noise_strength,
     schedule,
@@ -150,11 +149,9 @@ class Forecast(Callback):
 
     def _product(self, network: Any) -> Callable[[Tensor], Tensor]:
         """Return products with the kernel: by its matrix where layers give it."""
-        if self.matrix_free or len(self.X) > _LARGEST:
-            return KernelProduct(network, self.X)
-        try:
-            K = layer_kernel(network, self.X)
-        except UserError:  # layers of other kinds
+        by_matrix = not self.matrix_free and len(self.X) <= _LARGEST
+        K = kernel_by_layers(network, self.X) if by_matrix else None
+        if K is None:
             return KernelProduct(network, self.X)
         return lambda rows: rows @ K
 

@@ -20,14 +20,21 @@ def training_samples(loader: Any) -> tuple[Tensor, Tensor]:
     return (x if loader.prepare is None else loader.prepare(x)), y
 
 
+def kernel_by_layers(network: nn.Module, X: Tensor) -> Tensor | None:
+    """Return the kernel (N, N); None for layers not linear or convolutional."""
+    try:
+        return layer_kernel(network, X)
+    except UserError:
+        return None
+
+
 def kernel_of(task: LightningModule, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return kernel and output error, in double precision throughout."""
     task = task.double()
     network: nn.Module = task.network  # type: ignore[assignment]
     X = X.double()
-    try:
-        K = layer_kernel(network, X)
-    except UserError:  # layers of other kinds
+    K = kernel_by_layers(network, X)
+    if K is None:
         K = jacobian_kernel(network, X)
     with torch.no_grad():
         f = torch.cat([task(x) for x in X.split(CHUNK)])

@@ -28,7 +28,6 @@ from lightning_ecd.theory import (
     Schedule,
     alpha_crit,
     lambda_crit,
-    largest_eigenvalue,
     log_spaced,
     noise_strength,
     total_noise,
@@ -103,29 +102,22 @@ class Regimes(Callback):
         group = plain_sgd(trainer, _WHO)
         loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         X, y = (tensor.to(pl_module.dtype) for tensor in training_samples(loader))
-        self.X, self.y, N = X, y, len(y)
-        Companions.require_room(N, self.rank, self.memory * 2**30)
+        self.X, self.y = X, y
+        Companions.require_room(len(y), self.rank, self.memory * 2**30)
         start = deepcopy(pl_module, {id(trainer): trainer})  # of the network alone
         if self._saved:
             start.load_state_dict(self._saved["network"])
         self._start = {k: v.cpu().clone() for k, v in start.state_dict().items()}
         K, d = kernel_of(start, X, y)
         steps = total_steps(trainer, _WHO)
-        self.scale = largest_eigenvalue(K) / N
+        self.companions = Companions(K, d, self.rank, self.taus, self.memory * 2**30)
+        self.scale = self.companions.spectrum.scale
         rate = group["lr"] * (1.0 if self.normalize_lr else self.scale)
         alpha, beta = self.rates(steps, rate, group.get("momentum", 0.0))
         batch = torch.full((steps,), loader._full)
         self.schedule = Schedule(alpha.double(), beta.double(), batch)
-        self.companions = Companions(
-            K,
-            d,
-            self.schedule,
-            _Draws(loader, self.runs),
-            self.runs,
-            self.rank,
-            self.taus,
-            self.memory * 2**30,
-        )
+        self._moves = bool(beta.any())
+        self.companions.begin(self.schedule, _Draws(loader, self.runs), self.runs)
         self.at = {0, *log_spaced(steps, self.points)}
         if self._saved:
             self.companions.load_state_dict(self._saved["companions"])
@@ -147,7 +139,7 @@ class Regimes(Callback):
         momentum = beta[step].item()
         if step:  # the optimizer's velocity is ours over -α of its own step
             momentum *= (alpha[step - 1] / alpha[step]).item()
-        if momentum == 0 and bool(beta.any()):
+        if momentum == 0 and self._moves:
             momentum = 1e-30  # at 0 the optimizer would forget to keep the gradient
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = alpha[step].item() / self.scale

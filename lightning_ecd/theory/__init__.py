@@ -13,7 +13,6 @@ from lightning_ecd.theory.generating import (
 )
 from lightning_ecd.theory.kernel import (
     analytic_kernel,
-    largest_eigenvalue,
     load_kernel,
     save_kernel,
     shallow_kernel,
@@ -117,7 +116,6 @@ __all__ = [
     "jacobi",
     "jacobian_kernel",
     "lambda_crit",
-    "largest_eigenvalue",
     "layer_kernel",
     "load_kernel",
     "log_spaced",

@@ -28,9 +28,6 @@ class Companions:
     Args:
         K: Kernel (N, N); divided by λ_max/N of its own.
         d: Output error f_0 - y, (N,).
-        schedule: Of all steps, for the normalised kernel.
-        draw: Mini-batches of the sampled runs, (R, b) for a step.
-        runs: R; 0: none.
         rank: First modes whose moments the averaged regime follows; None: all, by
             products of N x N matrices; 0: leave the regime out.
         taus: τ of the diagonal regimes.
@@ -48,29 +45,32 @@ class Companions:
         self,
         K: Tensor,
         d: Tensor,
-        schedule: Schedule,
-        draw: Draw,
-        runs: int = 1,
         rank: int | None = 100,
         taus: Sequence[float] = (1.0, -1.0),
         memory: float = 2**32,
     ):
-        N = len(d)
-        whole = _whole(N, rank)
-        self.require_room(N, rank, memory)
+        self.require_room(len(d), rank, memory)
         self.spectrum, self.U = from_kernel(K, d)
-        self.K = (K / self.spectrum.scale).double()
-        self.schedule, self.draw = schedule, draw
+        self.K, self.d = (K / self.spectrum.scale).double(), d.double()
+        self.rank = rank
         self.taus = torch.tensor(list(taus), dtype=torch.float64, device=d.device)
-        self.step = 0
+
+    def begin(self, schedule: Schedule, draw: Draw, runs: int = 1) -> None:
+        """Start at step 0.
+
+        Args:
+            schedule: Of all steps, for the normalised kernel.
+            draw: Mini-batches of the sampled runs, (R, b) for a step.
+            runs: R; 0: none.
+        """
+        self.schedule, self.draw, self.step = schedule, draw, 0
         self.states: dict[str, Any] = {}
-        d = d.double()
         if runs:
-            self.states["linearized"] = Sampled.start(d, runs)
-        if whole:
-            self.states["averaged"] = Averaged.start(d)
-        elif rank:
-            self.states["averaged"] = AveragedModes.start(self.U, d, rank)
+            self.states["linearized"] = Sampled.start(self.d, runs)
+        if _whole(len(self.d), self.rank):
+            self.states["averaged"] = Averaged.start(self.d)
+        elif self.rank:
+            self.states["averaged"] = AveragedModes.start(self.U, self.d, self.rank)
         if len(self.taus):
             self.states["diagonal"] = Modes.start(self.spectrum, len(self.taus))
 

@@ -116,18 +116,6 @@ def analytic_kernel(
     return nn_T * J1 + sigma_w**2 * J0 * (inner + 1)
 
 
-def largest_eigenvalue(K: Tensor) -> float:
-    """Return λ_max of a symmetric positive matrix, (N, N), to 1e-12."""
-    N = len(K)
-    if N <= 500:
-        return torch.linalg.eigvalsh(K)[-1].item()
-    from scipy.sparse.linalg import eigsh
-
-    start = torch.ones(N, dtype=torch.float64).numpy()  # else ARPACK draws one
-    matrix = K.detach().cpu().double().numpy()
-    return float(eigsh(matrix, k=1, v0=start, return_eigenvectors=False)[0])
-
-
 def save_kernel(file: str | Path, K: Tensor, targets: Tensor) -> None:
     """Write a kernel (N, N) and the targets (N,) of its samples to a file."""
     data = {"NTK_train_train": K.cpu(), "target_train_train": targets.cpu()}

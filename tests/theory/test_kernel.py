@@ -10,7 +10,6 @@ from lightning_ecd.theory import (
     KernelProduct,
     analytic_kernel,
     jacobian_kernel,
-    largest_eigenvalue,
     layer_kernel,
     load_kernel,
     save_kernel,
@@ -227,14 +226,6 @@ def test_factors_and_draws_agree_for_unit_variances():
 def test_the_released_kernel_lacks_the_norms():
     X = randn(6, 4)
     assert (analytic_kernel(X, reference=True) - analytic_kernel(X)).abs().max() > 0.1
-
-
-@pytest.mark.parametrize("N", [20, 600])
-def test_the_largest_eigenvalue(N):
-    A = randn(N, 30)
-    K = A @ A.T
-    expected = torch.linalg.eigvalsh(K)[-1].item()
-    assert largest_eigenvalue(K) == pytest.approx(expected, rel=1e-12)
 
 
 def test_kernels_are_saved_and_loaded(tmp_path):

@@ -37,7 +37,9 @@ AVERAGED = """
 averaged(K, Averaged.start(d), rates, 2)
 """
 ALL = """
-Companions(K, d, rates, lambda step: torch.arange(10)[None], rank=None).advance(2)
+sides = Companions(K, d, rank=None)
+sides.begin(rates, lambda step: torch.arange(10)[None])
+sides.advance(2)
 """
 
 

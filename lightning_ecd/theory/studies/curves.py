@@ -71,19 +71,11 @@ class RegimeCurves(TheoryStudy):
         K, d = problem.kernel()
         at = [0, *log_spaced(self.steps, self.points)]
         found = Findings(arrays={"step": torch.tensor(at)})
+        sides = Companions(K, d, self.rank, self.taus, memory)
         for i, (alpha, beta, batch) in enumerate(self.settings):
             name = f"alpha_{alpha:g}_beta_{beta:g}_b_{batch}"
-            courses = self.rates(self.steps, alpha, beta)
-            sides = Companions(
-                K,
-                d,
-                schedule(self.steps, *courses, batch),
-                self._draw(len(d), int(batch)),
-                self.runs,
-                self.rank,
-                self.taus,
-                memory,
-            )
+            courses = schedule(self.steps, *self.rates(self.steps, alpha, beta), batch)
+            sides.begin(courses, self._draw(len(d), int(batch)), self.runs)
             curves: dict[str, list[Tensor]] = {}
             for step in at:
                 progress(name, (i + step / self.steps) / len(self.settings))
