@@ -107,8 +107,14 @@ def sections(scores: Scores) -> Iterator[Section]:
     yield (
         "How trials ended",
         "Diverged trials are results, failed ones are errors.",
-        scores.trials.groupby(["optimizer", "status"]).size().unstack(fill_value=0),
+        _ends(scores.trials),
     )
+
+
+def _ends(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return how many trials ended how, optimizers x ends."""
+    table = trials.groupby(["optimizer", "status"]).size().unstack(fill_value=0)
+    return table.rename_axis(index=None, columns=None)
 
 
 def drawn(scores: Scores) -> Iterator[tuple[str, str, Figure]]:
