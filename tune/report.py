@@ -233,7 +233,9 @@ def show(scores: Scores) -> None:
     """Print scores, and prices to the targets."""
     console = Console()
     for heading, _, table in list(sections(scores))[:3]:
-        lines = RichTable("", *map(str, table.columns), title=heading)
+        lines = RichTable("", title=heading)
+        for name in table.columns:  # a narrow terminal cuts nothing
+            lines.add_column(str(name), overflow="fold")
         for name, row in table.iterrows():
             lines.add_row(str(name), *map(_cell, row))
         console.print(lines)
