@@ -29,17 +29,29 @@ QUICK = {
     "regimes_powerlaw": ["--study.steps=20", "--problem.samples=50"],
 }
 _FEW = ["--arguments=[--data.samples=120, --data.batch_size=10]"]
+#: Data of experiments -> their folder.
+_DATA = {"mnist": "MNIST", "bike": "uci", "sgemm": "uci"}
 OF_EXPERIMENTS = {
     "loss_map_mnist": _FEW,
     "budget_mnist": [*_FEW, "--study.samples=20000"],
     "linearized_map_mnist": [*_FEW, "--study.steps=50"],
+    **{f"modes_{data}": [*_FEW, "--study.steps=20"] for data in _DATA},
+    **{
+        f"spectrum_{data}": [
+            *_FEW,
+            "--study.eigenvalues=[5,50]",
+            "--study.tails=[5,50]",
+        ]
+        for data in _DATA
+    },
 }
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_every_study_runs_and_writes_its_findings(file, cli, monkeypatch):
     if file.stem in OF_EXPERIMENTS:
-        root = Path(os.environ.get("LIGHTNING_ECD_DATA", "data"), "MNIST")
+        folder = _DATA[file.stem.rsplit("_", 1)[1]]
+        root = Path(os.environ.get("LIGHTNING_ECD_DATA", "data"), folder)
         if not root.is_dir():
             pytest.skip(f"{root} is missing: set LIGHTNING_ECD_DATA")
     quick = [*QUICK.get(file.stem, []), *OF_EXPERIMENTS.get(file.stem, [])]
