@@ -36,7 +36,8 @@ class Evaluation(LightningModule):
     is what a search for its learning rate needs.
 
     Metrics: ``val/loss``, the mean over runs and steps, ``val/final`` and so on are of
-    `optimizer`; ``test/final/<name>`` of all.
+    `optimizer`; ``test/final/<name>`` and its standard error over the runs,
+    ``test/final_error/<name>``, of all.
 
     Args:
         problem: Builds the problem; in a config its class_path and init_args.
@@ -118,7 +119,8 @@ class Evaluation(LightningModule):
         for which, value in next(iter(rows.values())).items():
             self.log(f"test/{which}", float(value))
         for name, row in rows.items():
-            self.log(f"test/final/{name}", row["final"])
+            for which in ("final", "final_error"):
+                self.log(f"test/{which}/{name}", row[which])
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         _print(rows, len(next(iter(tables.values()))[0]))

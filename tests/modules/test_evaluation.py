@@ -96,6 +96,8 @@ def test_arrays_and_tables_hold_every_run(tested):
         assert float(row["loss"]) == pytest.approx(arrays["losses"][..., number].mean())
         name = arrays["optimizers"][number]
         assert metrics[f"test/final/{name}"].item() == pytest.approx(final.mean())
+        error = metrics[f"test/final_error/{name}"].item()
+        assert error == pytest.approx(final.std(ddof=1) / 7**0.5)
     assert metrics["test/final"].item() == pytest.approx(float(rows[0]["final"]))
     assert (folder / "losses.png").stat().st_size > 5000
 
