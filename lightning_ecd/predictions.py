@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress as Bars
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
@@ -19,6 +19,7 @@ from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, new_folder, one_li
 from lightning_ecd.theory.kernel import require_room
 from lightning_ecd.theory.problems import Given, PowerLaws, Problem
 from lightning_ecd.theory.studies import Findings, TheoryStudy
+from lightning_ecd.theory.studies.study import Progress
 
 #: Rows of the table that are printed; all are written.
 _SHOWN = 40
@@ -57,6 +58,11 @@ class Prediction:
         if self.experiment is not None:
             return _of_experiment(self.experiment, self.arguments, self.device)
         return self.problem or PowerLaws()
+
+    def find(self, progress: Progress = lambda what, share: None) -> Findings:
+        """Run the study; one that brings its own problem is not given this one."""
+        subject = self.subject() if self.study.needs_problem else PowerLaws()
+        return self.study.run(subject, progress)
 
 
 def _of_experiment(
@@ -123,7 +129,8 @@ def show(found: Findings) -> None:
         print(f"{len(flat) - _SHOWN} more in numbers.json")
 
 
-def _parsed(args: Sequence[str]) -> tuple[Prediction, dict[str, Any], str]:
+def read(args: Sequence[str]) -> tuple[Prediction, dict[str, Any], str]:
+    """Return what arguments describe, its settings, and the study's name."""
     parser = Parser(
         prog=f"{PROGRAM} theory",
         description="What the theory of mini-batch SGD says about a least-squares "
@@ -151,17 +158,14 @@ def theory(args: Sequence[str]) -> None:
     """Run the command; what the user can mend is one line."""
     quieten()
     try:
-        prediction, settings, name = _parsed(args)
-        with Progress(transient=True) as bars:
+        prediction, settings, name = read(args)
+        with Bars(transient=True) as bars:
             task = bars.add_task("problem", total=1.0)
 
             def progress(what: str, share: float) -> None:
                 bars.update(task, description=what, completed=share)
 
-            problem = PowerLaws()
-            if prediction.study.needs_problem:
-                problem = prediction.subject()  # type: ignore[assignment]
-            found = prediction.study.run(problem, progress)
+            found = prediction.find(progress)
     except (UserError, ValueError, TypeError, OSError) as error:
         fail(one_line(str(error)))
     except KeyboardInterrupt:

@@ -1,7 +1,8 @@
 """Tables of published results beside ours: the command `table`.
 
 A file of configs/table lists rows; each names a study or an experiment, what to read
-from it, and the published number. What several rows share is run once.
+from it, and the published number. What several rows share is run once. The smoke budget
+cuts every run to what shows that it works: it judges nothing.
 """
 
 import csv
@@ -9,7 +10,7 @@ import math
 import signal
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,9 +21,10 @@ from rich.table import Table as RichTable
 
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder
+from tune.sources import SOURCES, Numbers, kind_of
 
 Rule = Literal["statistical", "relative", "at_most", "at_least"]
-Numbers = dict[str, float]
+Budget = Literal["smoke", "full"]
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,19 @@ class Row:
 
     Attributes:
         name: What the row shows.
-        metric: Which number to read; of a study its ``optimizer/metric``.
+        metric: Which number to read; of trajectories their ``optimizer/metric``.
         published: The paper's number.
         study: A file of configs/study, relative to the table's; or
         experiment: a file of configs/experiment.
         arguments: Further flags; ``{seed}`` stands for the seed.
         seeds: One run for each.
+        smoke: Flags after these that cut the row to seconds; () if it takes no longer;
+            None: it cannot be cut. A cut row has the first seed alone.
         error: Standard error of the published number, 0 if unknown.
         rule: "statistical": equal within two standard errors of the difference;
             "relative": within `tolerance`; "at_most", "at_least".
         tolerance: Relative, for "relative"; absolute slack for the others.
-        error_metric: Where a study tells the standard error of one run's `metric`.
+        error_metric: Where one run tells the standard error of its `metric`.
         note: Why it deviates, or under which reservation it holds.
     """
 
@@ -52,6 +56,7 @@ class Row:
     experiment: str | None = None
     arguments: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    smoke: tuple[str, ...] | None = None
     error: float = 0.0
     rule: Rule = "statistical"
     tolerance: float = 0.0
@@ -66,8 +71,26 @@ class Row:
             raise ValueError(
                 f"{self.name}: rule must be one of {allowed}, got {self.rule!r}"
             )
+        for key in ("arguments", "seeds", "smoke"):
+            if not isinstance(getattr(self, key), tuple | None):
+                raise ValueError(f"{self.name}: {key} must be a list")
         if not self.seeds:
             raise ValueError(f"{self.name}: seeds must name at least one")
+
+    @property
+    def file(self) -> str:
+        """The study or experiment."""
+        return str(self.study or self.experiment)
+
+    def cut(self) -> "Row":
+        """Return the row as the smoke budget runs it."""
+        if self.smoke is None:
+            raise UserError(
+                f"{self.name}: has no key smoke, the flags that cut it ([]: none); "
+                "--rows chooses others"
+            )
+        arguments = (*self.arguments, *self.smoke)
+        return replace(self, arguments=arguments, seeds=self.seeds[:1])
 
 
 @dataclass(frozen=True)
@@ -78,11 +101,13 @@ class Result:
         row: The row.
         values: One per seed.
         own_error: Standard error that a single run tells of itself; 0: none.
+        budget: A cut run reproduces nothing, nor fails to.
     """
 
     row: Row
     values: tuple[float, ...]
     own_error: float = 0.0
+    budget: Budget = "full"
 
     @property
     def mean(self) -> float:
@@ -100,6 +125,8 @@ class Result:
     def verdict(self) -> str:
         """Whether the published number is reproduced."""
         row, ours, published = self.row, self.mean, self.row.published
+        if self.budget == "smoke":
+            return "smoke"
         if math.isnan(ours):
             return "diverged"
         if row.rule == "at_most":
@@ -121,12 +148,16 @@ def read(file: Path) -> tuple[str, list[Row]]:
 
     Raises:
         UserError: For a missing file, an unknown key or a bad value.
+
+    A file's own `smoke` is that of all rows without one.
     """
     if not file.is_file():
         raise UserError(f"there is no table {file}")
     content = yaml.safe_load(file.read_text())
-    if not isinstance(content, dict) or set(content) != {"title", "rows"}:
-        raise UserError(f"{file}: a table has the keys title and rows")
+    keys = set(content) if isinstance(content, dict) else set()
+    if not {"title", "rows"} <= keys <= {"title", "rows", "smoke"}:
+        raise UserError(f"{file}: a table has the keys title, rows and perhaps smoke")
+    shared = {"smoke": content["smoke"]} if "smoke" in content else {}
     known = {field.name for field in fields(Row)}
     rows = []
     for i, entry in enumerate(content["rows"]):
@@ -138,7 +169,7 @@ def read(file: Path) -> tuple[str, list[Row]]:
             )
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
-            for key, value in entry.items()
+            for key, value in (shared | entry).items()
         }
         try:
             for key in {"published", "error", "tolerance"} & set(values):
@@ -146,16 +177,27 @@ def read(file: Path) -> tuple[str, list[Row]]:
             row = Row(**values)
         except (TypeError, ValueError) as error:
             raise UserError(f"{file}, row {i + 1}: {error}") from error
-        for kind in ("study", "experiment"):
-            part = getattr(row, kind)
-            if part is not None and not (file.parent / part).is_file():
-                raise UserError(f"{file}, {row.name}: there is no {kind} {part}")
+        if not (file.parent / row.file).is_file():
+            kind = "study" if row.study else "experiment"
+            raise UserError(f"{file}, {row.name}: there is no {kind} {row.file}")
+        if (
+            len(row.seeds) > 1
+            and not any("{seed}" in word for word in row.arguments)
+            and kind_of(file.parent / row.file) == "theory"
+        ):
+            raise UserError(
+                f"{file}, {row.name}: a study of the theory has no seed of its own: "
+                "several seeds need a {seed} in the arguments"
+            )
         rows.append(row)
     return str(content["title"]), rows
 
 
 def measure(
-    rows: Iterable[Row], base: Path, told: Callable[[str], None] = lambda name: None
+    rows: Iterable[Row],
+    base: Path,
+    told: Callable[[str], None] = lambda name: None,
+    budget: Budget = "full",
 ) -> Iterable[Result]:
     """Yield the result of each row, running what rows share once.
 
@@ -163,59 +205,41 @@ def measure(
         rows: What to measure.
         base: Folder that their files are relative to.
         told: Told the name of every row that begins.
+        budget: "full"; or "smoke", which cuts the rows.
     """
     done: dict[tuple[Any, ...], Numbers] = {}
-    for row in rows:
+    for row in [row.cut() for row in rows] if budget == "smoke" else rows:
         told(row.name)
         values, own_error = [], 0.0
         for seed in row.seeds:
             flags = [word.replace("{seed}", str(seed)) for word in row.arguments]
-            key = (row.study, row.experiment, seed, *flags)
+            key = (row.file, seed, *flags)
             if key not in done:
-                run = _run_study if row.study else run_experiment
-                file = base / str(row.study or row.experiment)
-                try:
-                    done[key] = run(["--config", str(file), *flags], seed)
-                except Diverged:
-                    done[key] = {}
+                done[key] = _run(row, base / row.file, flags, seed)
             numbers = done[key]
             if not numbers:
                 values.append(math.nan)
                 continue
-            if row.metric not in numbers:
-                raise UserError(
-                    f"{row.name}: there is no metric {row.metric!r}; there are "
-                    + ", ".join(numbers)
-                )
+            for metric in filter(None, (row.metric, row.error_metric)):
+                if metric not in numbers:
+                    raise UserError(
+                        f"{row.name}: there is no metric {metric!r}; there are "
+                        + ", ".join(numbers)
+                    )
             values.append(numbers[row.metric])
             if row.error_metric:
-                own_error = numbers.get(row.error_metric, 0.0)
-        yield Result(row, tuple(values), own_error)
+                own_error = numbers[row.error_metric]
+        yield Result(row, tuple(values), own_error, budget)
 
 
-def _run_study(arguments: Sequence[str], seed: int) -> Numbers:
-    from lightning_ecd import studies
-
-    settings, _ = studies.read([*arguments, f"--seed={seed}"])
-    study = studies.build(settings)
-    return {
-        f"{name}/{key}": value
-        for name, outcome in study.run().items()
-        for key, value in study.summary(outcome).items()
-    }
-
-
-def run_experiment(arguments: Sequence[str], seed: int) -> Numbers:
-    """Fit with the command line's arguments; return the metrics at the end."""
-    from lightning_ecd.cli import CommandLine, quieten
-
-    quieten()
-    shown = (
-        "--trainer.enable_progress_bar=false",
-        "--trainer.enable_model_summary=false",
-    )
-    line = CommandLine(["fit", *arguments, *shown, f"--seed_everything={seed}"])
-    return {name: float(value) for name, value in line.metrics.items()}
+def _run(row: Row, file: Path, flags: Sequence[str], seed: int) -> Numbers:
+    """Return the numbers of a run; none if it diverged."""
+    try:
+        return SOURCES[kind_of(file)](["--config", str(file), *flags], seed)
+    except Diverged:
+        return {}
+    except UserError as error:
+        raise UserError(f"{row.name}: {error}") from error
 
 
 def interrupted(end: BaseException) -> bool:
@@ -235,7 +259,7 @@ def cells(result: Result) -> list[str]:
     return [row.name, published, ours, str(len(row.seeds)), result.verdict, row.note]
 
 
-_HEADER = ["", "published", "ours ± s.e.", "runs", "verdict", "note"]
+_HEADER = ["", "published", "ours ± s.e.", "runs", "verdict", "reason"]
 
 
 def markdown(lines: Iterable[Sequence[str]]) -> str:
@@ -265,6 +289,13 @@ def main(args: Sequence[str]) -> None:
     parser.arguments = args
     parser.add_argument("file", type=str, help="a file of configs/table")
     parser.add_argument("--rows", type=str, default="*", help="wildcard on row names")
+    parser.add_argument(
+        "--budget",
+        type=Budget,
+        default="full",
+        help="full: the protocols of the papers, up to hours a row; smoke: every row "
+        "cut to seconds and one seed, to see that it runs: no verdict",
+    )
     parser.add_argument("--list", action="store_true", help="only list the rows")
     parsed = parser.parse_args(list(args))
     file, results = Path(parsed.file), list[Result]()
@@ -277,7 +308,10 @@ def main(args: Sequence[str]) -> None:
             for row in rows:
                 print(f"{row.name}: published {row.published:g}")
             return
-        for result in measure(rows, file.parent, lambda name: print(f"{name} ...")):
+        if parsed.budget == "smoke":
+            title += ", cut short"
+        told = lambda name: print(f"{name} ...")  # noqa: E731
+        for result in measure(rows, file.parent, told, parsed.budget):
             results.append(result)
     except UserError as error:
         fail(str(error))

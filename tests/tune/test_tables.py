@@ -7,7 +7,7 @@ import yaml
 
 from lightning_ecd.errors import Diverged, UserError
 from tests.cli.conftest import ROOT, cli  # noqa: F401
-from tune import tables
+from tune import sources, tables
 from tune.tables import Result, Row
 
 TABLES = sorted((ROOT / "configs" / "table").glob("*.yaml"))
@@ -22,6 +22,9 @@ def test_every_table_reads(file):
     title, rows = tables.read(file)
     assert title and rows
     assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        assert row.cut().seeds == row.seeds[:1]  # raises without a smoke variant
+        sources.kind_of(file.parent / row.file)
 
 
 def test_random_bases_have_the_published_rates():
@@ -89,14 +92,17 @@ def write(folder, rows):
     return file
 
 
+def watched(monkeypatch, run):
+    """Let a function of (arguments, seed) run the studies of trajectories."""
+    monkeypatch.setitem(sources.SOURCES, "trajectories", run)
+
+
 def test_shared_runs_are_made_once(tmp_path, monkeypatch):
     entry = "  - {{name: {}, study: study.yaml, metric: HB/{}, published: 1}}\n"
     rows = entry.format("one", "best") + entry.format("two", "steps")
     calls = []
-    run = tables._run_study
-    monkeypatch.setattr(
-        tables, "_run_study", lambda *args: (calls.append(args), run(*args))[1]
-    )
+    run = sources.run_trajectories
+    watched(monkeypatch, lambda *args: (calls.append(args), run(*args))[1])
     _, read = tables.read(write(tmp_path, rows))
     results = list(tables.measure(read, tmp_path))
     assert len(calls) == 1
@@ -149,7 +155,7 @@ def test_a_run_that_diverges_is_a_verdict(tmp_path, monkeypatch):
     def diverge(*args):
         raise Diverged("step 3: the loss is nan")
 
-    monkeypatch.setattr(tables, "_run_study", diverge)
+    watched(monkeypatch, diverge)
     entry = "  - {name: one, study: study.yaml, metric: HB/best, published: 1}\n"
     _, rows = tables.read(write(tmp_path, entry))
     (result,) = tables.measure(rows, tmp_path)
@@ -174,12 +180,23 @@ def test_a_run_that_diverges_is_a_verdict(tmp_path, monkeypatch):
         ),
         ("  - {name: a, study: study.yaml, published: 1}\n", "metric"),
         (
+            "  - {name: a, study: study.yaml, metric: m, published: 1, smoke: --a=1}\n",
+            "smoke must be a list",
+        ),
+        (
+            "  - {name: a, study: theory.yaml, metric: m, published: 1,\n"
+            "     seeds: [0, 1]}\n",
+            "several seeds need a {seed} in the arguments",
+        ),
+        (
             "  - {name: a, study: study.yaml, metric: m, published: much}\n",
             "could not convert string to float: 'much'",
         ),
     ],
 )
 def test_bad_tables_are_refused(rows, message, tmp_path):
+    study = "study: {class_path: lightning_ecd.theory.studies.GainMap}\n"
+    (tmp_path / "theory.yaml").write_text(study)
     with pytest.raises(UserError, match=message):
         tables.read(write(tmp_path, rows))
 
@@ -190,6 +207,7 @@ def test_bad_tables_are_refused(rows, message, tmp_path):
         (["nowhere.yaml"], "there is no table nowhere.yaml"),
         ([TABLES[0], "--rows=zzz"], "--rows: no row of"),
         ([TABLES[0], "--sorted"], "--sorted"),
+        ([TABLES[0], "--budget=tiny"], "--budget"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, words, cli):  # noqa: F811
@@ -201,14 +219,14 @@ def test_bad_arguments_are_one_line(arguments, words, cli):  # noqa: F811
 def test_ctrl_c_keeps_the_rows_that_are_done(tmp_path, cli, monkeypatch):  # noqa: F811
     entry = "  - {{name: {}, study: study.yaml, metric: HB/best, published: 1{}}}\n"
     rows = entry.format("one", "") + entry.format("two", ", seeds: [1]")
-    run = tables._run_study
+    run = sources.run_trajectories
 
     def interrupted(arguments, seed):
         if seed:
             raise KeyboardInterrupt
         return run(arguments, seed)
 
-    monkeypatch.setattr(tables, "_run_study", interrupted)
+    watched(monkeypatch, interrupted)
     result = cli("table", write(tmp_path, rows))
     assert "interrupted after 1 of 2 rows" in result.out
     text = Path("logs/table/version_0/table.md").read_text()
@@ -220,3 +238,76 @@ def test_an_unknown_metric_names_those_that_exist(tmp_path, cli):  # noqa: F811
     result = cli("table", write(tmp_path, rows))
     assert result.code == 2
     assert "no metric 'HB/worst'" in result.error and "HB/best" in result.error
+
+
+ENTRY = """\
+  - {name: a, study: study.yaml, metric: HB/best, published: 0.5471, rule: relative,
+     tolerance: 1.0e-3, seeds: [3, 4], arguments: [--runs=2]SMOKE, note: because}
+"""
+
+
+@pytest.mark.parametrize(
+    "budget, seeds, steps, verdict",
+    [("full", [3, 4], None, "reproduced"), ("smoke", [3], "--steps=2", "smoke")],
+)
+def test_the_budget_cuts_flags_seeds_and_verdict(
+    budget,
+    seeds,
+    steps,
+    verdict,
+    tmp_path,
+    cli,  # noqa: F811
+    monkeypatch,
+):
+    calls, run = [], sources.run_trajectories
+    watched(monkeypatch, lambda *args: (calls.append(args), run(*args))[1])
+    file = write(tmp_path, ENTRY.replace("SMOKE", ", smoke: [--steps=2]"))
+    result = cli("table", file, "--budget", budget)
+    assert (result.code, result.err) == (0, "")
+    assert [seed for _, seed in calls] == seeds
+    for arguments, _ in calls:
+        assert arguments[2:] == ["--runs=2"] + ([steps] if steps else [])
+    text = Path("logs/table/version_0/table.md").read_text()
+    # F = x^2/2 + ...: 3 (9/10)^steps, and the other coordinate ends at 0
+    ours = 0.5 * 9 * 0.9 ** (2 * (2 if steps else 10))
+    assert f"| a | 0.5471 | {ours:.5g} | {len(seeds)} | {verdict} | because |" in text
+    assert text.splitlines()[0] == ("# T, cut short" if steps else "# T")
+    assert "| runs | verdict | reason |" in text
+
+
+def test_the_full_budget_is_the_default(tmp_path, cli):  # noqa: F811
+    result = cli("table", write(tmp_path, ENTRY.replace("SMOKE", "")))
+    assert result.code == 0 and "reproduced" in result.out
+
+
+def test_a_row_that_cannot_be_cut_is_one_line(tmp_path, cli):  # noqa: F811
+    file = write(tmp_path, ENTRY.replace("SMOKE", ""))
+    result = cli("table", file, "--budget=smoke")
+    assert result.code == 2
+    assert "a: has no key smoke" in result.error
+    assert not Path("logs").exists()
+
+
+def test_a_table_cuts_all_rows_alike_but_for_those_with_their_own(tmp_path):
+    own = ENTRY.replace("name: a", "name: b").replace("SMOKE", ", smoke: []")
+    file = write(tmp_path, ENTRY.replace("SMOKE", "") + own)
+    file.write_text(f"smoke: [--steps=2]\n{file.read_text()}")
+    _, rows = tables.read(file)
+    assert [row.cut().arguments for row in rows] == [
+        ("--runs=2", "--steps=2"),
+        ("--runs=2",),
+    ]
+
+
+def test_a_key_that_no_table_has_is_refused(tmp_path):
+    file = write(tmp_path, ENTRY.replace("SMOKE", ""))
+    file.write_text(f"budget: smoke\n{file.read_text()}")
+    with pytest.raises(UserError, match="has the keys title, rows and perhaps smoke"):
+        tables.read(file)
+
+
+def test_what_a_study_refuses_names_the_row(tmp_path, cli):  # noqa: F811
+    file = write(tmp_path, ENTRY.replace("SMOKE", "").replace("--runs=2", "--runs=0"))
+    result = cli("table", file)
+    assert result.code == 2
+    assert "error: a: runs" in result.error
