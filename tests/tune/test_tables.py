@@ -7,6 +7,7 @@ import yaml
 
 from lightning_ecd.errors import Diverged, UserError
 from tests.cli.conftest import ROOT, cli  # noqa: F401
+from tests.cli.test_configs import missing
 from tune import sources, tables
 from tune.tables import Result, Row
 
@@ -25,6 +26,39 @@ def test_every_table_reads(file):
     for row in rows:
         assert row.cut().seeds == row.seeds[:1]  # raises without a smoke variant
         sources.kind_of(file.parent / row.file)
+
+
+def experiment_of(file, row):
+    """Return the experiment that a row, or its study, is about; None: neither."""
+    if row.experiment:
+        return file.parent / row.experiment
+    study = file.parent / row.study
+    experiment = yaml.safe_load(study.read_text()).get("experiment")
+    return study.parent / experiment if experiment else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
+def test_every_table_runs_cut(file, cli):  # noqa: F811
+    _, rows = tables.read(file)
+    experiments = {experiment_of(file, row) for row in rows} - {None}
+    for reason in filter(None, map(missing, experiments)):
+        pytest.skip(reason)
+    result = cli("table", file, "--budget=smoke")
+    assert (result.code, result.err) == (0, "")
+    text = (next(Path("logs", file.stem).glob("*")) / "table.md").read_text()
+    assert text.count("| 1 | smoke |") == len(rows) and "nan" not in text
+
+
+def test_compared_optimizers_have_the_names_of_the_experiment():
+    for file in TABLES:
+        for row in tables.read(file)[1]:
+            if row.metric.startswith("test/final/"):
+                experiment = yaml.safe_load(experiment_of(file, row).read_text())
+                settings = experiment["model"]["init_args"]
+                name = row.metric.removeprefix("test/final/")
+                assert name in {settings["name"], *settings["others"]}
+                assert row.error_metric == f"test/final_error/{name}"
 
 
 def test_random_bases_have_the_published_rates():
