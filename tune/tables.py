@@ -298,7 +298,7 @@ def main(args: Sequence[str]) -> None:
     )
     parser.add_argument("--list", action="store_true", help="only list the rows")
     parsed = parser.parse_args(list(args))
-    file, results = Path(parsed.file), list[Result]()
+    file, results, failure = Path(parsed.file), list[Result](), ""
     try:
         title, rows = read(file)
         rows = [row for row in rows if fnmatchcase(row.name, parsed.rows)]
@@ -310,11 +310,14 @@ def main(args: Sequence[str]) -> None:
             return
         if parsed.budget == "smoke":
             title += ", cut short"
-        told = lambda name: print(f"{name} ...")  # noqa: E731
-        for result in measure(rows, file.parent, told, parsed.budget):
+        for result in measure(
+            rows, file.parent, lambda name: print(f"{name} ..."), parsed.budget
+        ):
             results.append(result)
     except UserError as error:
-        fail(str(error))
+        failure = str(error)
+        if not results:
+            fail(failure)
     except (KeyboardInterrupt, SystemExit) as end:
         if not interrupted(end):
             raise
@@ -327,3 +330,5 @@ def main(args: Sequence[str]) -> None:
         table.add_row(*cells(result))
     Console().print(table)
     print(f"table: {folder}/table.md")
+    if failure:
+        fail(failure)

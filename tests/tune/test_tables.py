@@ -274,6 +274,15 @@ def test_an_unknown_metric_names_those_that_exist(tmp_path, cli):  # noqa: F811
     assert "no metric 'HB/worst'" in result.error and "HB/best" in result.error
 
 
+def test_a_row_that_fails_keeps_those_before_it(tmp_path, cli):  # noqa: F811
+    entry = "  - {{name: {}, study: study.yaml, metric: HB/{}, published: 1}}\n"
+    rows = entry.format("one", "best") + entry.format("two", "worst")
+    result = cli("table", write(tmp_path, rows))
+    assert result.code == 2 and "two: there is no metric 'HB/worst'" in result.error
+    text = Path("logs/table/version_0/table.md").read_text()
+    assert "| one |" in text and "| two |" not in text
+
+
 ENTRY = """\
   - {name: a, study: study.yaml, metric: HB/best, published: 0.5471, rule: relative,
      tolerance: 1.0e-3, seeds: [3, 4], arguments: [--runs=2]SMOKE, note: because}
