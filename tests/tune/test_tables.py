@@ -101,6 +101,10 @@ def test_mean_and_standard_error_of_the_seeds():
         ({"error": 0.3}, (10.9,), 0.4, "reproduced"),  # 2 (0.09 + 0.16)^½ = 1
         ({"error": 0.3}, (11.1,), 0.4, "NOT reproduced"),
         ({}, (10.0,), 0.0, "no error known"),
+        # deviations -8, 16, -8: variance 192, standard error 192^½/3^½ = 8
+        ({"published": 17.0}, (10.0, 34.0, 10.0), 0.0, "reproduced"),
+        ({"published": 15.0}, (10.0, 34.0, 10.0), 0.0, "too noisy"),
+        ({"published": 0.0}, (0.1,), 0.2, "reproduced"),
         ({"rule": "relative", "tolerance": 0.1}, (9.1,), 0.0, "reproduced"),
         ({"rule": "relative", "tolerance": 0.1}, (8.9,), 0.0, "NOT reproduced"),
         ({"rule": "at_most"}, (10.0,), 0.0, "reproduced"),
