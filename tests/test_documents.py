@@ -1,39 +1,23 @@
 """What README, docs and CITATION.cff point to is there."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from lightning_ecd import __version__
 
+ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
-    "README.md",
-    "CONTRIBUTING.md",
-    *(
-        f"docs/{name}.md"
-        for name in (
-            "energy_conserving",
-            "learned_optimizers",
-            "local_entropy",
-            "numbers",
-            "random_bases",
-            "searches",
-            "theory",
-            "training",
-        )
-    ),
+    *("README.md", "CONTRIBUTING.md"),
+    *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))),
 )
 
 
-def test_every_walkthrough_is_among_the_documents(request):
-    files = (request.config.rootpath / "docs").glob("*.md")
-    assert {f"docs/{file.name}" for file in files} <= set(DOCUMENTS)
-
-
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_between_documents_lead_somewhere(document, request):
-    file = request.config.rootpath / document
+def test_links_between_documents_lead_somewhere(document):
+    file = ROOT / document
     targets = re.findall(r"\]\(([^)]+)\)", file.read_text())
     for target in targets:
         path, _, anchor = target.partition("#")
@@ -51,16 +35,15 @@ def anchors(text):
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/numbers.md"])
-def test_configurations_that_are_named_exist(document, request):
-    root = request.config.rootpath
-    present = [f"/{file}" for file in map(str, root.glob("configs/*/*.yaml"))]
-    named = set(re.findall(r"[\w/]+\.yaml", (root / document).read_text()))
+def test_configurations_that_are_named_exist(document):
+    present = [f"/{file}" for file in map(str, ROOT.glob("configs/*/*.yaml"))]
+    named = set(re.findall(r"[\w/]+\.yaml", (ROOT / document).read_text()))
     named -= {"logs/bbi_digits/version_0/config.yaml", "config.yaml"}  # of a run
     assert named
     for name in named:
         assert any(file.endswith(f"/{name}") for file in present), name
 
 
-def test_citation_names_this_version(request):
-    citation = yaml.safe_load((request.config.rootpath / "CITATION.cff").read_text())
+def test_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__
