@@ -383,6 +383,8 @@ def main(args: Sequence[str]) -> None:
     except Diverged as error:
         fail(str(error), code=1)
     except RuntimeError as error:
+        if str(error).startswith("Early stopping conditioned"):
+            fail(f"trainer.callbacks: {str(error).splitlines()[0]}")
         if "Error(s) in loading state_dict" not in str(error):
             raise
         lines = [line.strip() for line in str(error).splitlines()]

@@ -68,3 +68,10 @@ def test_divergence_says_step_loss_and_optimizer(error_line):
     flags += ["--trainer.enable_progress_bar", "false"]
     line = error_line("fit", "--config", "DIGITS", *flags, code=1)
     assert "step 4" in line and "nan" in line and "SGD" in line
+
+
+def test_early_stopping_before_any_validation_is_named(error_line):
+    early = "--trainer.callbacks=pytorch_lightning.callbacks.EarlyStopping"
+    flags = [early, "--trainer.callbacks.monitor=val/loss", "--trainer.max_steps=1"]
+    line = error_line("fit", "--config=DIGITS", *flags)
+    assert "trainer.callbacks" in line and "val/loss" in line
