@@ -16,7 +16,7 @@ from lightning_ecd.callbacks.least_squares import kernel_of, training_samples
 from lightning_ecd.cli import CommandLine, quieten
 from lightning_ecd.errors import UserError
 from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, new_folder, one_line
-from lightning_ecd.theory.kernel import require_room
+from lightning_ecd.theory import Companions
 from lightning_ecd.theory.problems import Given, PowerLaws, Problem
 from lightning_ecd.theory.studies import Findings, TheoryStudy
 from lightning_ecd.theory.studies.study import Progress
@@ -97,7 +97,7 @@ def problem_of(
     data.prepare_data()
     data.setup("fit")
     X, y = training_samples(data.train_dataloader())
-    require_room(len(y), 5.5, memory)  # K, its eigenvectors, their workspace
+    Companions.require_room(len(y), 0, memory)
     K, d = kernel_of(line.model.to(device), X.to(device), y.to(device))
     return Given(K, d)
 

@@ -6,14 +6,9 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_ecd.errors import UserError
-from lightning_ecd.optimizers import Descent, traits_of
+from lightning_ecd.optimizers import Descent, hyperparameters_of, traits_of
 
 _DESCENT_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
-
-
-def hyperparameters_of(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the hyper-parameters of an optimizer's first group."""
-    return {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
 
 
 def refuse_incompatible(trainer: Any, optimizer: Optimizer, minibatches: int) -> None:

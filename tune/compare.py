@@ -71,8 +71,8 @@ def _curve(task: str, record: Record, metric: str) -> pd.DataFrame:
     return rows.assign(**dict(zip(_KEYS, of, strict=True)))[[*_KEYS, *_COURSE]]
 
 
-def read(folder: Path) -> tuple[Scores, dict[str, Any], pd.DataFrame]:
-    """Return the scores of a stored comparison, its description, and its trials.
+def read(folder: Path) -> tuple[Scores, dict[str, Any]]:
+    """Return the scores of a stored comparison, and its description.
 
     Raises:
         UserError: If there is none, or its files are damaged.
@@ -96,7 +96,7 @@ def read(folder: Path) -> tuple[Scores, dict[str, Any], pd.DataFrame]:
         ):
             if missing := set(needed) - set(table):
                 raise ValueError(f"{name} has no column {min(missing)}")
-        return Scores(trials, curves, rules), content, trials
+        return Scores(trials, curves, rules), content
     except FileNotFoundError as error:
         name = Path(str(error.filename)).name
         raise UserError(f"{folder} holds no comparison: {name} is missing") from error
@@ -179,7 +179,8 @@ def main(args: Sequence[str]) -> None:
             comparison = build(settings)
             with hushed():
                 run(comparison, folder.absolute(), settings)
-        report.write(folder, *read(folder))
+        scores, content = read(folder)
+        report.write(folder, scores, content)
     except (UserError, ValueError, TypeError) as error:
         fail(one_line(str(error)))
     except KeyboardInterrupt:
@@ -187,6 +188,6 @@ def main(args: Sequence[str]) -> None:
         how = f"go on with\n  {PROGRAM} compare --restore {folder}"
         print(f"interrupted; {how if begun else 'nothing was begun'}")
         raise SystemExit(130) from None
-    report.show(read(folder)[0])
+    report.show(scores)
     print(f"report: {folder}/report.html, {folder}/report.md")
     print(f"to look at the trials: tensorboard --logdir {folder}")

@@ -137,16 +137,13 @@ def drawn(scores: Scores) -> Iterator[tuple[str, str, Figure]]:
     )
 
 
-def write(
-    folder: Path, scores: Scores, content: Mapping[str, Any], trials: pd.DataFrame
-) -> None:
+def write(folder: Path, scores: Scores, content: Mapping[str, Any]) -> None:
     """Write report.html, report.md, the tables as CSV and the figures.
 
     Args:
         folder: Of the comparison.
         scores: What it says.
         content: Its settings and machine.
-        trials: Of all tasks.
     """
     page, text = io.StringIO(), io.StringIO()
     (folder / _TABLES).mkdir(exist_ok=True)
@@ -178,7 +175,7 @@ def write(
         text.write(f"\n## {heading}\n\n{explanation}\n\n{markdown(rows)}\n")
         stem = "".join(c if c.isalnum() else "_" for c in heading.lower())
         table.to_csv(folder / _TABLES / f"{stem}.csv")
-    for heading, lines in _appendix(content, trials):
+    for heading, lines in _appendix(content, scores.trials):
         body = "\n".join(lines)
         page.write(f"<h2>{heading}</h2><pre>{html.escape(body)}</pre>")
         text.write(f"\n## {heading}\n\n```\n{body}\n```\n")

@@ -11,6 +11,7 @@ from lightning_ecd.callbacks.least_squares import (
     require_plain_sgd,
     require_regression,
 )
+from lightning_ecd.checks import above
 from lightning_ecd.errors import UserError
 from lightning_ecd.predictions import problem_of
 from lightning_ecd.theory import (
@@ -68,8 +69,7 @@ class StabilityMask(Constraint):
     ):
         if not tau <= 1:
             raise ValueError(f"tau must be at most 1, got {tau}")
-        if not memory > 0:
-            raise ValueError(f"memory must lie in (0, inf), got {memory}")
+        above(0, memory=memory)
         self.problem, self.tau, self.memory = problem, tau, memory
 
     def begin(self, objective: Fit | Trajectories, space: Space) -> None:

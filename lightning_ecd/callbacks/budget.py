@@ -6,7 +6,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_ecd.checks import above, at_least
-from lightning_ecd.optimizers import traits_of
+from lightning_ecd.optimizers import hyperparameters_of, traits_of
 
 
 class Budget(Callback):
@@ -39,9 +39,8 @@ class Budget(Callback):
         """Start the clock; set the steps between validations."""
         if self.every is not None:
             optimizer = trainer.optimizers[0]
-            group = optimizer.param_groups[0]
-            numbers = {key: value for key, value in group.items() if key != "params"}
-            a_step = traits_of(type(optimizer)).count("evaluations", numbers)
+            traits = traits_of(type(optimizer))
+            a_step = traits.count("evaluations", hyperparameters_of(optimizer))
             trainer.check_val_every_n_epoch = None
             trainer.val_check_batch = max(1, round(self.every / max(1, a_step)))
         self._since = time.perf_counter()

@@ -1,5 +1,9 @@
 """One registry of optimizers; to register one, add one line."""
 
+from typing import Any
+
+from torch.optim import Optimizer
+
 from lightning_ecd.optimizers.base import Descent
 from lightning_ecd.optimizers.bbi import BBI
 from lightning_ecd.optimizers.ecd import ECD
@@ -56,6 +60,11 @@ REGISTRY: dict[str, Entry] = {
 }
 
 
+def hyperparameters_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the hyper-parameters of an optimizer's first group."""
+    return {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+
+
 def traits_of(cls: type) -> Traits:
     """Return the record of an optimizer class, registered or not.
 
@@ -104,5 +113,6 @@ __all__ = [
     "ProxSGD",
     "Traits",
     "ZeroOrderRBD",
+    "hyperparameters_of",
     "traits_of",
 ]
