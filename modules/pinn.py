@@ -209,7 +209,7 @@ class PINN(Task):
         distance = u[len(interior) :] - self.problem.boundary(boundary)
         return self.problem.residual(x, u, bend), distance, u
 
-    def _part(self, batch: Any, index: int) -> Any:
+    def part(self, batch: Any, index: int) -> Any:
         """Return a part of the interior and one of the boundary."""
 
         def cut(points: Tensor) -> Tensor:

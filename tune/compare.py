@@ -40,22 +40,35 @@ def run(comparison: Comparison, folder: Path, description: dict[str, Any]) -> No
         UserError: If something cannot work.
         KeyboardInterrupt: After Ctrl-C; the same call goes on.
     """
-    file = folder / COMPARISON
-    if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {"settings": description, "machine": report.machine()}
-        file.write_text(json.dumps(content, indent=1) + "\n")
+    if not (folder / COMPARISON).is_file():
+        _begin(comparison, folder, description)
     trials: list[pd.DataFrame] = []
     curves: list[pd.DataFrame] = []
     for name, search in comparison.searches.items():
         print(f"task {name}:")
-        outcome = runs.run(search, folder / _TASKS / name, strict=False)
+        outcome = runs.run(search, folder / _TASKS / name, strict=False, draw=False)
         table = frame(outcome.records).rename(columns={f"config/{STUDY}": "study"})
         trials.append(table.assign(task=name))
         metric = comparison.tasks[name].metric
         curves += [_curve(name, record, metric) for record in outcome.records]
         pd.concat(trials).to_csv(folder / TRIALS, index=False)
         pd.concat(curves).to_csv(folder / CURVES, index=False)
+
+
+def _begin(comparison: Comparison, folder: Path, description: dict[str, Any]) -> None:
+    """Check every task, so that none is refused after hours; keep all settings."""
+    settings = {}
+    for name, search in comparison.searches.items():
+        try:
+            settings[name] = search.settings()
+            search.jobs(settings[name])
+        except UserError as error:
+            raise UserError(f"task {name}: {error}") from error
+    for name, own in settings.items():
+        (folder / _TASKS / name).mkdir(parents=True, exist_ok=True)
+        runs.keep(folder / _TASKS / name / runs.SETTINGS, {"trials": own})
+    content = {"settings": description, "machine": report.machine()}
+    runs.keep(folder / COMPARISON, content)
 
 
 def _curve(task: str, record: Record, metric: str) -> pd.DataFrame:
@@ -79,8 +92,10 @@ def read(folder: Path) -> tuple[Scores, dict[str, Any]]:
     """
     try:
         content = json.loads((folder / COMPARISON).read_text())
-        trials = pd.read_csv(folder / TRIALS)
-        curves = pd.read_csv(folder / CURVES)
+        names = {"task": str, "optimizer": str}  # also such as 1 and None
+        trials = pd.read_csv(folder / TRIALS, converters=names)
+        numbers = dict.fromkeys(_COURSE, float)
+        curves = pd.read_csv(folder / CURVES, converters=names, dtype=numbers)
         settings = content["settings"]
         tasks = {name: Contest(**task) for name, task in settings["tasks"].items()}
         rules = Rules(
@@ -151,28 +166,40 @@ def build(settings: dict[str, Any]) -> Comparison:
     )
 
 
-def _given(args: Sequence[str], flag: str) -> Path | None:
-    """Return the folder after a flag that stands alone, if it is there."""
+def _given(args: Sequence[str], flag: str) -> tuple[Path, str | None] | None:
+    """Return the folder after a flag, and --address, if the flag is there."""
     if not any(word.split("=")[0] == flag for word in args):
         return None
     parser = Parser(prog=f"{PROGRAM} compare {flag}")
     parser.arguments = args
     parser.add_argument(flag, type=str, required=True, help="of the comparison")
-    folder = Path(parser.parse_args(list(args))[flag.removeprefix("--")])
+    parser.add_argument("--address", type=str | None, help="of a Ray cluster's head")
+    parsed = parser.parse_args(list(args))
+    folder = Path(parsed[flag.removeprefix("--")])
     if not (folder / COMPARISON).is_file():
         raise UserError(f"{flag}: {folder} holds no comparison ({COMPARISON})")
-    return folder
+    return folder, parsed["address"]
+
+
+def _former(folder: Path, address: str | None) -> dict[str, Any]:
+    """Return the settings of a stored comparison, at another address if given."""
+    try:
+        settings = json.loads((folder / COMPARISON).read_text())["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / COMPARISON} is damaged: {error}") from error
+    return {**settings, "address": address or settings.get("address")}
 
 
 def main(args: Sequence[str]) -> None:
     """Run the command; what the user can mend is one line."""
     folder = None
     try:
-        folder = _given(args, "--report")
-        if folder is None:
-            folder = _given(args, "--restore")
-            if folder is not None:
-                settings = json.loads((folder / COMPARISON).read_text())["settings"]
+        if stored := _given(args, "--report"):
+            folder, _ = stored
+        else:
+            if stored := _given(args, "--restore"):
+                folder, address = stored
+                settings = _former(folder, address)
             else:
                 settings, name = _settings(args)
                 folder = new_folder(name, Path(settings["storage"]))

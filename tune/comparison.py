@@ -1,20 +1,18 @@
 """A comparison: the same trials of every optimizer on every task, at one price."""
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lightning_ecd.checks import above, at_least, one_of
-from lightning_ecd.errors import UserError
+from lightning_ecd.optimizers import REGISTRY
 from tune.job import Resources
-from tune.objectives import Fit, Trajectories, overridden
+from tune.objectives import SEEDS, Fit, Trajectories, has, overridden
 from tune.search import Arm, Search
 from tune.searchers import STUDY, Studies
 from tune.trial import Mode, Trial
-
-#: What takes the number of a trial's study.
-_SEEDS = ("seed_everything", "data.seed", "model.optimizer.seed")
 
 
 @dataclass
@@ -24,7 +22,7 @@ class Contest:
     Attributes:
         experiment: A file of configs/experiment, or any that `fit` takes; its
             optimizer does not matter.
-        metric: Of the validations.
+        metric: Of the validations: ``val/...``.
         mode: "min" or "max".
         evaluations: Of the gradient, that a trial may cost.
         seconds: Of training, likewise; null: no limit.
@@ -42,6 +40,10 @@ class Contest:
 
     def __post_init__(self) -> None:
         one_of(("min", "max"), mode=self.mode)
+        if not self.metric.startswith("val/"):
+            raise ValueError(
+                f"metric must be one of the validations, val/..., got {self.metric!r}"
+            )
         at_least(1, evaluations=self.evaluations, every=self.every)
         above(0, seconds=self.seconds)
 
@@ -73,7 +75,8 @@ class Comparison:
 
     Args:
         tasks: Name -> task.
-        optimizers: Name -> optimizer with its space; see `Arm`.
+        optimizers: Name -> optimizer with its space; see `Arm`. Whatever is not given
+            is the optimizer's default: settings of the tasks' experiments never count.
         baselines: Optimizers that set the targets; null: SGD and AdamW, those of them
             that are compared.
         trials: Of a study.
@@ -116,6 +119,12 @@ class Comparison:
         one_of(optimizers, **{f"baselines[{i}]": b for i, b in enumerate(baselines)})
         if not baselines:
             raise ValueError("baselines must name at least one of the optimizers")
+        for name in tasks:
+            if not re.fullmatch(r"[\w.+-]+", name):  # it names a folder
+                raise ValueError(
+                    f"tasks: {name!r} must be of letters, digits and . + - _"
+                )
+        arms = {name: _explicit(name, arm) for name, arm in optimizers.items()}
         self.tasks, self.optimizers, self.baselines = tasks, optimizers, baselines
         self.trials, self.studies, self.share = trials, studies, share
         self.searches = {
@@ -124,7 +133,7 @@ class Comparison:
                 mode=task.mode,
                 experiment=task.experiment,
                 arguments=task.flags(),
-                optimizers=optimizers,
+                optimizers=arms,
                 space={STUDY: list(range(studies))},
                 searcher=Studies(trials, studies),
                 backend=backend,
@@ -142,6 +151,21 @@ class Comparison:
     def usual_baselines(optimizers: Iterable[str]) -> list[str]:
         """Return SGD and AdamW, those of them that are compared."""
         return [name for name in optimizers if name in ("SGD", "AdamW")]
+
+
+def _explicit(name: str, arm: Arm) -> Arm:
+    """Return an arm that names its optimizer.
+
+    Otherwise an experiment of that optimizer would lend it settings of its own.
+    """
+    if arm.published or arm.vary:
+        raise ValueError(f"optimizers.{name}: published and vary belong to a search")
+    if arm.optimizer is None and name not in REGISTRY:
+        raise ValueError(
+            f"optimizers: {name!r} is not registered; give "
+            f"optimizers.{name}.optimizer, or one of {', '.join(REGISTRY)}"
+        )
+    return replace(arm, optimizer=arm.optimizer or name)
 
 
 class _TaskSearch(Search):
@@ -167,9 +191,7 @@ class _Entry(Fit):
     def configured(self, values: Mapping[str, Any]) -> dict[str, Any]:
         own = {key: value for key, value in values.items() if key != STUDY}
         settings = super().configured(own)
-        for key in _SEEDS if STUDY in values else ():
-            try:
-                settings = overridden(settings, {key: values[STUDY]})
-            except UserError:  # there is no such seed
-                continue
+        if STUDY in values:
+            seeds = {key: values[STUDY] for key in SEEDS if has(settings, key)}
+            settings = overridden(settings, seeds)
         return settings

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lightning_ecd.figures import COLOURS, tidy
 from tune.drawing import is_wide, legend
-from tune.scores import TAU_MAX, Price, Scores, profile
+from tune.scores import PRICES, TAU_MAX, Scores, profile
 
 _COLUMNS = 3
 
@@ -17,10 +17,9 @@ _COLUMNS = 3
 def profiles(scores: Scores) -> Figure:
     """Draw the share of tasks solved within τ times the best price, for both prices."""
     figure = Figure(figsize=(10, 4), layout="constrained")
-    prices: tuple[Price, Price] = ("evaluations", "seconds")
     taus = np.linspace(1, TAU_MAX, 601)
     handles = {}
-    for axes, price in zip(figure.subplots(1, 2, sharey=True), prices, strict=True):
+    for axes, price in zip(figure.subplots(1, 2, sharey=True), PRICES, strict=True):
         table = profile(scores.table(price), taus)
         for i, (name, colour) in enumerate(_coloured(scores)):
             shift = 0.004 * (i - len(scores.optimizers) / 2)  # equal ones stay apart

@@ -299,6 +299,10 @@ def show_in_tensorboard(trial: Trial, numbers: Mapping[str, float]) -> None:
             board.add_scalar(name, value)
 
 
+#: The settings that take a run's seed, where they exist.
+SEEDS = ("seed_everything", "data.seed", "model.optimizer.seed")
+
+
 def overridden(
     settings: Mapping[str, Any], values: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -316,6 +320,15 @@ def overridden(
         part, name = _place(changed, key)
         part[name] = value
     return changed
+
+
+def has(settings: Mapping[str, Any], key: str) -> bool:
+    """Return whether there is a dotted key; see `overridden`."""
+    try:
+        _place(settings, key)
+    except UserError:
+        return False
+    return True
 
 
 def setting(settings: Mapping[str, Any], key: str) -> Any:

@@ -3,11 +3,11 @@
 import base64
 import html
 import io
-import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,9 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_ecd.parser import PROGRAM
 from tune import comparison_figures as figures
 from tune.live import shown
-from tune.scores import TAU_MAX, Price, Scores, area
+from tune.scores import PRICES, TAU_MAX, Scores, area
 from tune.tables import markdown
 
-_PRICES: tuple[Price, Price] = ("evaluations", "seconds")
 _PACKAGES = ("torch", "pytorch-lightning", "ray", "numpy")
 #: Folder of the tables.
 _TABLES = "tables"
@@ -66,7 +65,7 @@ Section = tuple[str, str, pd.DataFrame]
 
 def sections(scores: Scores) -> Iterator[Section]:
     """Yield title, explanation and table of all that the scores say."""
-    areas = {price: area(scores.table(price)) for price in _PRICES}
+    areas = {price: area(scores.table(price)) for price in PRICES}
     yield (
         "Scores",
         f"Normalised area under the performance profiles up to τ = {TAU_MAX:g}: 1 is "
@@ -77,7 +76,7 @@ def sections(scores: Scores) -> Iterator[Section]:
     targets = {task: shown(scores.target(task)) for task in scores.tasks}
     listed = ", ".join(f"{task} {target}" for task, target in targets.items())
     baselines = " and ".join(scores.rules.baselines)
-    for price in _PRICES:
+    for price in PRICES:
         yield (
             f"{price.capitalize()} to the target",
             "Median over studies of the fastest trial; inf: the target was missed in "
@@ -156,6 +155,8 @@ def write(folder: Path, scores: Scores, content: Mapping[str, Any]) -> None:
     for paragraph in _preface(content, scores):
         page.write(f"<p>{html.escape(paragraph)}</p>")
         text.write(f"\n{paragraph}\n")
+    for old in folder.glob("events.out.tfevents.*"):  # of an earlier report
+        old.unlink()
     with SummaryWriter(str(folder)) as board:
         for name, caption, figure in drawn(scores):
             figure.savefig(folder / f"{name}.png", dpi=120)
@@ -168,7 +169,7 @@ def write(folder: Path, scores: Scores, content: Mapping[str, Any]) -> None:
             board.add_figure(f"comparison/{name}", figure)
     for heading, explanation, table in sections(scores):
         page.write(f"<h2>{html.escape(heading)}</h2><p>{html.escape(explanation)}</p>")
-        cells = table.map(_cell)
+        cells = table.map(shown)
         page.write(cells.to_html(border=0))
         rows = [["", *map(str, cells.columns)]]
         rows += [[str(name), *row] for name, row in cells.iterrows()]
@@ -220,19 +221,13 @@ def _appendix(
     yield "Failures", failures or ["none"]
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float) and math.isnan(value):
-        return "nan"
-    return shown(value)
-
-
 def show(scores: Scores) -> None:
     """Print scores, and prices to the targets."""
     console = Console()
-    for heading, _, table in list(sections(scores))[:3]:
+    for heading, _, table in islice(sections(scores), 3):
         lines = RichTable("", title=heading)
         for name in table.columns:  # a narrow terminal cuts nothing
             lines.add_column(str(name), overflow="fold")
         for name, row in table.iterrows():
-            lines.add_row(str(name), *map(_cell, row))
+            lines.add_row(str(name), *map(shown, row))
         console.print(lines)

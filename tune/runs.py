@@ -17,7 +17,7 @@ from lightning_ecd.errors import UserError
 from tune import cluster, figures, local, repeats, results
 from tune.job import Job
 from tune.live import Board
-from tune.objectives import Fit, Seeded, Trajectories, overridden
+from tune.objectives import SEEDS, Fit, Seeded, Trajectories, has
 from tune.repeats import Repeats
 from tune.search import Search
 from tune.searchers import Grid
@@ -54,6 +54,7 @@ def run(
     folder: Path,
     description: dict[str, Any] | None = None,
     strict: bool = True,
+    draw: bool = True,
 ) -> Outcome:
     """Run a search, or what an interrupted one has left to do.
 
@@ -63,6 +64,7 @@ def run(
             where that stopped.
         description: The search as plain data, from which it can be built again.
         strict: Whether an optimizer whose every trial failed is an error.
+        draw: Whether to draw figures.
 
     Raises:
         UserError: If something cannot work; nothing has been started then.
@@ -88,8 +90,8 @@ def run(
         except OSError as error:
             raise UserError(f"storage: cannot write {folder}: {error}") from error
         if description is not None:
-            _keep(folder / SEARCH, description)
-        _keep(file, settings)
+            keep(folder / SEARCH, description)
+        keep(file, settings)
         for name, job in jobs.items():
             outcome.records += start(job, folder / name)
         for name, job in _published(search, jobs).items():
@@ -102,7 +104,8 @@ def run(
             search.mode,
             outcome.published,
         )
-        _draw(search, jobs, outcome)
+        if draw:
+            _draw(search, jobs, outcome)
         for name in jobs if strict else ():
             mine = [record for record in outcome.records if record.arm == name]
             for end, why in (("failed", "error"), ("infeasible", "reason")):
@@ -116,7 +119,7 @@ def run(
     return outcome
 
 
-def _keep(file: Path, content: Any) -> None:
+def keep(file: Path, content: Any) -> None:
     """Write a file, whole, unless it is there."""
     if not file.is_file():
         part = file.with_suffix(".part")
@@ -230,8 +233,7 @@ class _Again:
             return tuple(named)
         if isinstance(objective, Trajectories):
             return ("seed",)
-        known = ("seed_everything", "data.seed", "model.optimizer.seed")
-        return tuple(key for key in known if _exists(objective.settings, key))
+        return tuple(key for key in SEEDS if has(objective.settings, key))
 
     def run(self, outcome: Outcome, start: _Start) -> list[Repeats]:
         """Run them; write, show and return the table."""
@@ -273,11 +275,3 @@ class _Again:
         except ValueError:
             return  # a study, or no validation
         curves.savefig(folder / "curves.png", dpi=120)
-
-
-def _exists(settings: Mapping[str, Any], key: str) -> bool:
-    try:
-        overridden(settings, {key: 0})
-    except UserError:
-        return False
-    return True

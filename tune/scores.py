@@ -18,6 +18,7 @@ from tune.repeats import holm
 
 #: What is paid with.
 Price = Literal["evaluations", "seconds"]
+PRICES: tuple[Price, Price] = ("evaluations", "seconds")
 #: Performance profiles end where an optimizer takes so many times as long as the best.
 TAU_MAX = 4.0
 
@@ -59,6 +60,7 @@ class Scores:
         self.trials, self.curves, self.rules = trials, curves, rules
         self.tasks = list(dict.fromkeys(trials["task"]))
         self.optimizers = list(dict.fromkeys(trials["optimizer"]))
+        self._targets = {task: self._target(task) for task in self.tasks}
 
     def best_values(self, task: str, optimizer: str, share: float = 1.0) -> pd.Series:
         """Return study -> best value of its best trial; the worst there is: none.
@@ -95,6 +97,9 @@ class Scores:
 
     def target(self, task: str) -> float:
         """Return what the better baseline reaches; nan if none reaches anything."""
+        return self._targets[task]
+
+    def _target(self, task: str) -> float:
         share = self.rules.share
         medians = [
             self.best_values(task, name, share).median()
@@ -123,9 +128,11 @@ class Scores:
     def final(self, task: str) -> pd.DataFrame:
         """Return the best values after the whole budget, a line for each optimizer.
 
-        Columns: mean over studies, its standard error, studies that reached anything,
-        difference from the better baseline (by this mean), and the p-value of the
-        paired t-test over studies, corrected by Holm for all optimizers of the task.
+        Columns: mean over studies, its standard error, studies that reached anything;
+        mean difference from the better baseline (of those that reached something in
+        the most studies, that of the better mean), over the studies where both did, and
+        the p-value of the paired t-test over these, corrected by Holm for all
+        optimizers of the task.
         """
         values = {name: self.best_values(task, name) for name in self.optimizers}
         means = {name: _mean(series) for name, series in values.items()}
@@ -135,18 +142,22 @@ class Scores:
             for name in self.rules.baselines
             if name in means and math.isfinite(means[name])
         ]
-        order = sorted(known, key=lambda name: means[name] * (1 if low else -1))
-        rival = order[0] if order else None
+        sign = 1 if low else -1
+        rival = min(
+            known,
+            key=lambda name: (-np.isfinite(values[name]).sum(), sign * means[name]),
+            default=None,
+        )
         rows, tests = [], []
         for name, series in values.items():
             finite = series[np.isfinite(series)]
             error = (
                 finite.std() / math.sqrt(len(finite)) if len(finite) > 1 else math.nan
             )
-            gap = math.nan if rival is None else means[name] - means[rival]
+            both = gaps(series, series if rival is None else values[rival])
+            gap = math.nan if rival is None else _mean(both)
             rows.append([means[name], error, len(finite), gap])
-            same = rival is None or name == rival
-            tests.append(math.nan if same else paired(series, values[rival]))  # type: ignore[index]
+            tests.append(math.nan if rival in (None, name) else p_value(both))
         columns = ["mean", "error", "studies", "difference"]
         table = pd.DataFrame(rows, index=list(values), columns=columns)
         table["p"] = holm(tests)
@@ -211,9 +222,7 @@ def profile(prices: pd.DataFrame, taus: Iterable[float]) -> pd.DataFrame:
         E. D. Dolan, J. J. Moré, "Benchmarking optimization software with performance
         profiles", Math. Program. 91 (2002).
     """
-    best = prices.min(axis=1)
-    ratios = prices.div(best, axis=0).where(np.isfinite(prices), math.inf)
-    factors = list(taus)
+    ratios, factors = _ratios(prices), list(taus)
     return pd.DataFrame([(ratios <= tau).mean() for tau in factors], index=factors)
 
 
@@ -226,23 +235,38 @@ def area(prices: pd.DataFrame, tau_max: float = TAU_MAX) -> pd.Series:
         prices: t, tasks x optimizers; inf: missed.
         tau_max: Where the profiles end.
     """
-    best = prices.min(axis=1)
-    ratios = prices.div(best, axis=0).where(np.isfinite(prices), math.inf)
     # a task adds the part of [1, τ_max] beyond its ratio
-    return ((tau_max - ratios).clip(lower=0) / (tau_max - 1)).mean()
+    return ((tau_max - _ratios(prices)).clip(lower=0) / (tau_max - 1)).mean()
 
 
-def paired(a: pd.Series, b: pd.Series) -> float:
-    """Return the p-value of the paired t-test over common studies; nan: no test.
+def _ratios(prices: pd.DataFrame) -> pd.DataFrame:
+    """Return prices over the lowest of their task; inf: missed."""
+    best = prices.min(axis=1)
+    return prices.div(best, axis=0).where(np.isfinite(prices), math.inf)
 
-    Studies where either reached nothing are left out.
+
+def gaps(a: pd.Series, b: pd.Series) -> pd.Series:
+    """Return a - b over the studies where both reached something.
+
+    Values were logged in single precision, and accuracies are multiples of 1/samples:
+    gaps that differ by its rounding alone are equal.
     """
     both = pd.concat([a, b], axis=1, join="inner")
     both = both[np.isfinite(both).all(axis=1)]
-    gaps = both.iloc[:, 0] - both.iloc[:, 1]
-    if len(gaps) < 2 or gaps.max() == gaps.min():
+    gap = both.iloc[:, 0] - both.iloc[:, 1]
+    if len(gap) and gap.max() - gap.min() <= 1e-6 * both.abs().to_numpy().max():
+        gap[:] = gap.mean()
+    return gap
+
+
+def p_value(gap: pd.Series) -> float:
+    """Return that of the t-test that paired differences are 0; nan: no test.
+
+    Fewer than two cannot be tested, nor such as do not differ.
+    """
+    if len(gap) < 2 or gap.max() == gap.min():
         return math.nan
-    return float(stats.ttest_1samp(gaps, 0.0).pvalue)
+    return float(stats.ttest_1samp(gap, 0.0).pvalue)
 
 
 def _mean(series: pd.Series) -> float:

@@ -20,7 +20,7 @@ from tune.constraints import Constraint, bind
 from tune.job import Job, Resources
 from tune.objectives import Fit, Trajectories
 from tune.schedulers import Scheduler
-from tune.searchers import Random, Searcher
+from tune.searchers import STUDY, Random, Searcher
 from tune.spaces import Space
 from tune.trial import Mode
 
@@ -271,7 +271,7 @@ class Search:
             entry = REGISTRY.get(path.rsplit(".", 1)[-1])
             ranges = dict(entry.ranges) if entry else {}
         ranges = {k: v for k, v in {**ranges, **self.space}.items() if v is not None}
-        if not ranges:
+        if not set(ranges) - {STUDY}:
             raise UserError(
                 f"space: nothing to search for {name}: give space, such as "
                 '--space.lr="LogUniform(1e-4, 1)"'

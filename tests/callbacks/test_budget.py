@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 
 from datamodules import Steps
 from lightning_ecd.callbacks import Budget
+from lightning_ecd.errors import UserError
 from lightning_ecd.functions import Ackley
 from lightning_ecd.optimizers import REGISTRY
 from modules import FunctionTask
@@ -47,11 +48,21 @@ def test_evaluations_end_a_fit_with_a_validation(name, a_step, tmp_path):
     ]
 
 
-def test_steps_of_many_evaluations_end_with_the_first_beyond(tmp_path):
+def test_no_step_begins_that_would_cost_more(tmp_path):
     _, module, rows = fit(
         Budget(evaluations=50, every=1), "EntropySGD", folder=tmp_path
     )
-    assert [evaluations for _, evaluations, _ in rows] == [20.0, 40.0, 60.0]
+    assert [evaluations for _, evaluations, _ in rows] == [20.0, 40.0]
+
+
+def test_a_step_beyond_the_whole_budget_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"evaluations must be at least 20, .*got 19"):
+        fit(Budget(evaluations=19), "EntropySGD", folder=tmp_path)
+
+
+def test_a_module_that_counts_nothing_is_refused():
+    with pytest.raises(UserError, match="Budget needs a modules.Task"):
+        Budget().on_train_start(None, pl.LightningModule())
 
 
 class Slow(pl.Callback):

@@ -9,7 +9,7 @@ from datamodules import Collocation
 from lightning_ecd.callbacks import Checkpoints, RadialSlice, WholeFiles
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.figures import radial_slice
-from lightning_ecd.optimizers import BBI
+from lightning_ecd.optimizers import BBI, EntropySGD
 from modules import MLP, PINN, Poisson, ResidualMLP, SineProduct
 from modules.pinn import Problem
 from tests.modules.toys import trainer, weights
@@ -186,11 +186,21 @@ def test_parts_of_a_batch_keep_interior_and_boundary_apart():
     double = data(batch_size=15, steps_per_epoch=1, minibatches=2)
     (both,) = double.train_dataloader()
     for k, batch in enumerate(single.train_dataloader()):
-        found = module._part(both, k)
+        found = module.part(both, k)
         assert all(torch.equal(a, b) for a, b in zip(found, batch, strict=True))
 
 
 # -- runs ----------------------------------------------------------------------------
+
+
+def test_optimizers_of_several_mini_batches_see_boundary_points_in_each(tmp_path):
+    """With a boundary of 15 of 45 points, a cut through their row would leave none."""
+    optimizer = partial(EntropySGD, lr=1e-9, inner_steps=3, inner_lr=1e-9)
+    module = task(optimizer=optimizer)
+    runner = trainer(tmp_path, max_epochs=2)
+    runner.fit(module, datamodule=data(batch_size=15, steps_per_epoch=1, minibatches=3))
+    assert runner.global_step == 2
+    assert all(torch.isfinite(p).all() for p in module.parameters())
 
 
 def test_metrics_are_means_over_all_points(tmp_path):

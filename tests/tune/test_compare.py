@@ -1,17 +1,22 @@
 """The command `compare`, from its file to the report."""
 
+import inspect
 import json
 import os
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import yaml
 
+from lightning_ecd.optimizers import BBI
 from tests.cli.conftest import EXPERIMENT, ROOT, cli  # noqa: F401
 from tests.tune.commands import rows_of
 from tune import comparison_figures, report, runs
 from tune.compare import read
+from tune.comparison import Comparison, Contest
+from tune.search import Arm
 
 FUNCTION = ROOT / "configs" / "experiment" / "bbi_zakharov.yaml"
 #: Two tasks of a second or less a trial.
@@ -43,12 +48,6 @@ studies: 3
 """
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Figures of the searches cost more than the searches."""
-    monkeypatch.setattr(runs, "_draw", lambda *args: None)
-
-
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A folder where the comparison above has been run."""
@@ -56,7 +55,6 @@ def compared(tmp_path_factory):
     (place / "small.yaml").write_text(FILE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "0")  # Lightning sets it: undone after
-        patch.setattr(runs, "_draw", lambda *args: None)
         patch.chdir(place)
         assert run("compare", "--config", "small.yaml") == 0
     return place / "logs" / "small" / "version_0"
@@ -207,6 +205,13 @@ def test_trials_that_fail_are_told_and_end_nothing(tmp_path, monkeypatch):
         ({"tasks": {"x": {"experiment": str(FUNCTION), "cost": 3}}}, ["cost"]),
         ({"tasks": {"x": {"experiment": str(FUNCTION)}}}, ["val/accuracy", "val/best"]),
         ({"trial": 3}, ["trial"]),
+        (
+            {"tasks": {"x": {"experiment": str(FUNCTION), "metric": "train/loss"}}},
+            ["metric", "val/"],
+        ),
+        ({"tasks": {"a/b": {"experiment": str(FUNCTION)}}}, ["a/b", "letters"]),
+        ({"optimizers": {"SGD": {"published": {"lr": 1.0}}, "AdamW": {}}}, ["SGD"]),
+        ({"optimizers": {"SGD": {"space": {}}, "AdamW": {}}}, ["SGD", "space"]),
     ],
     ids=str,
 )
@@ -218,6 +223,31 @@ def test_bad_input_is_one_line_that_names_it(changes, words, tmp_path, cli):  # 
     for word in words:
         assert word in result.error
     assert not list(tmp_path.rglob("metrics.csv"))
+
+
+def test_the_last_task_is_checked_before_the_first_is_run(tmp_path, cli):  # noqa: F811
+    settings = yaml.safe_load(FILE)
+    settings["tasks"]["digits"]["arguments"] = ["--trainer.max_tepochs=1"]
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(settings))
+    result = cli("compare", "--config", "bad.yaml")
+    assert result.code == 2 and "max_tepochs" in result.error
+    assert not list(tmp_path.rglob("metrics.csv"))
+
+
+def test_an_experiment_lends_its_own_optimizer_nothing():
+    """That of Zakharov's is BBI, with an f_min of 1e-22."""
+    ranges = Arm(space={"lr": "LogUniform(1e-3, 1)"})
+    task = Contest(str(FUNCTION), "val/best", "min", arguments=[])
+    comparison = Comparison(
+        {"zakharov": task},
+        {"BBI": ranges, "Own": replace(ranges, optimizer="BBI")},
+        ["BBI"],
+    )
+    settings = comparison.searches["zakharov"].settings()
+    for own in settings.values():
+        given = own["model"]["init_args"]["optimizer"]["init_args"]
+        defaults = inspect.signature(BBI).parameters
+        assert {k: defaults[k].default for k in given} == given
 
 
 @pytest.mark.parametrize("flag", ["--restore", "--report"])

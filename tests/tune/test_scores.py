@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tune.scores import Rules, Scores, area, paired, profile
+from tune.scores import Rules, Scores, area, gaps, p_value, profile
 
 RULES = Rules(
     {"up": "val/accuracy", "down": "val/loss"},
@@ -115,5 +115,36 @@ def test_profiles_and_areas_by_hand():
 
 def test_equal_samples_have_no_test():
     same = pd.Series([1.0, 2.0])
-    assert math.isnan(paired(same, same))
-    assert math.isnan(paired(same, pd.Series([1.0])))
+    assert math.isnan(p_value(gaps(same, same)))
+    assert math.isnan(p_value(gaps(same, pd.Series([1.0]))))
+
+
+def test_gaps_that_differ_by_rounding_have_no_test():
+    """Three gaps of one sample of 250, as logged in single precision."""
+    a = pd.Series(np.array([0.968, 0.972, 0.98], dtype=np.float32).astype(float))
+    b = pd.Series(np.array([0.964, 0.968, 0.976], dtype=np.float32).astype(float))
+    gap = gaps(a, b)
+    assert gap.tolist() == pytest.approx([0.004] * 3, rel=1e-5) and math.isnan(
+        p_value(gap)
+    )
+    b[2] = 0.972
+    assert 0 < p_value(gaps(a, b)) < 1
+
+
+def test_the_better_baseline_reaches_something_in_most_studies():
+    keys = ["task", "optimizer", "study", "trial"]
+    rows = [("B", 0, 0.9), ("A", 0, 0.5), ("A", 1, 0.7), ("C", 0, 0.4), ("C", 1, 0.5)]
+    curves = pd.DataFrame(
+        [("t", o, s, 2 * s, 1, 0.1, v) for o, s, v in rows],
+        columns=[*keys, "evaluations", "seconds", "value"],
+    )
+    trials = pd.DataFrame(
+        [("t", o, s, 2 * s, "completed") for o in "ABC" for s in (0, 1)],
+        columns=[*keys, "status"],
+    )
+    rules = Rules({"t": "val/a"}, {"t": "max"}, {"t": 1}, ["A", "B"], 1.0)
+    table = Scores(trials, curves, rules).final("t")
+    assert table.attrs["baseline"] == "A"
+    # over the study that B has: .9 - .5; over both studies of C: -.1 and -.2
+    assert table.loc["B", "difference"] == pytest.approx(0.4)
+    assert table.loc["C", "difference"] == pytest.approx(-0.15)
