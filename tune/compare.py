@@ -22,9 +22,9 @@ from tune.trial import Record
 #: The comparison's settings and machine; its tables.
 COMPARISON, TRIALS, CURVES = "comparison.json", "trials.csv", "curves.csv"
 _TASKS = "tasks"
-#: Columns of both tables, and of the curves.
+#: Columns of both tables; of the points of a curve.
 _KEYS = ["task", "optimizer", "study", "trial"]
-_COURSE = ["evaluations", "seconds", "value"]
+_POINT = ["evaluations", "seconds", "value"]
 _SPENT = ["budget/evaluations", "budget/seconds"]
 
 
@@ -79,9 +79,9 @@ def _curve(task: str, record: Record, metric: str) -> pd.DataFrame:
         table = pd.read_csv(found[0])
         if {*_SPENT, metric} <= set(table):
             rows = table[[*_SPENT, metric]].dropna(subset=_SPENT)
-    rows = rows.set_axis(_COURSE, axis=1)
+    rows = rows.set_axis(_POINT, axis=1)
     of = (task, record.arm, record.values[STUDY], record.number)
-    return rows.assign(**dict(zip(_KEYS, of, strict=True)))[[*_KEYS, *_COURSE]]
+    return rows.assign(**dict(zip(_KEYS, of, strict=True)))[[*_KEYS, *_POINT]]
 
 
 def read(folder: Path) -> tuple[Scores, dict[str, Any]]:
@@ -92,10 +92,14 @@ def read(folder: Path) -> tuple[Scores, dict[str, Any]]:
     """
     try:
         content = json.loads((folder / COMPARISON).read_text())
-        names = {"task": str, "optimizer": str}  # also such as 1 and None
-        trials = pd.read_csv(folder / TRIALS, converters=names)
-        numbers = dict.fromkeys(_COURSE, float)
-        curves = pd.read_csv(folder / CURVES, converters=names, dtype=numbers)
+        types = {"task": str, "optimizer": str, **dict.fromkeys(_POINT, float)}
+        trials, curves = (
+            # names such as 1 and None stay what they are
+            pd.read_csv(
+                folder / file, dtype=types, na_values=["", "nan"], keep_default_na=False
+            )
+            for file in (TRIALS, CURVES)
+        )
         settings = content["settings"]
         tasks = {name: Contest(**task) for name, task in settings["tasks"].items()}
         rules = Rules(
@@ -107,7 +111,7 @@ def read(folder: Path) -> tuple[Scores, dict[str, Any]]:
         )
         for name, table, needed in (
             (TRIALS, trials, [*_KEYS, "status", "error"]),
-            (CURVES, curves, [*_KEYS, *_COURSE]),
+            (CURVES, curves, [*_KEYS, *_POINT]),
         ):
             if missing := set(needed) - set(table):
                 raise ValueError(f"{name} has no column {min(missing)}")

@@ -34,7 +34,7 @@ def profiles(scores: Scores) -> Figure:
     return figure
 
 
-def courses(scores: Scores) -> Figure:
+def curves(scores: Scores) -> Figure:
     """Draw the best value so far of each study's best trial: median, and range."""
     figure, panels = _panels(scores)
     for axes, task in zip(panels, scores.tasks, strict=False):

@@ -124,10 +124,10 @@ def drawn(scores: Scores) -> Iterator[tuple[str, str, Figure]]:
         figures.profiles(scores),
     )
     yield (
-        "courses",
+        "curves",
         "Best value so far of each study's best trial: median and range over studies; "
         "dashed: target.",
-        figures.courses(scores),
+        figures.curves(scores),
     )
     yield (
         "sensitivity",

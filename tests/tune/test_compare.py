@@ -102,14 +102,14 @@ def test_trials_cost_what_they_may(compared):
     trials = pd.read_csv(compared / "trials.csv")
     ended = trials[trials["status"] == "completed"]
     keys = ["task", "optimizer", "trial"]
-    for key, course in curves.groupby(keys):
+    for key, curve in curves.groupby(keys):
         if key not in set(map(tuple, ended[keys].to_numpy())):
             continue
         expected = {"zakharov": [4, 8, 12, 16, 20, 24], "digits": [3, 6]}[key[0]]
         if key[:2] == ("digits", "SAM"):  # two evaluations a step
             expected = [4, 6]
-        assert course["evaluations"].tolist() == expected
-        assert course["seconds"].is_monotonic_increasing
+        assert curve["evaluations"].tolist() == expected
+        assert curve["seconds"].is_monotonic_increasing
 
 
 def test_curves_are_those_of_the_trials_own_logs(compared):
@@ -270,6 +270,27 @@ def test_damaged_tables_are_refused(compared, tmp_path, cli):  # noqa: F811
     assert result.code == 2 and "damaged" in result.error
 
 
+def test_names_that_look_like_values_stay_names(compared, tmp_path):
+    for name in ("comparison.json", "trials.csv", "curves.csv"):
+        text = (compared / name).read_text()
+        text = text.replace("SAM", "None").replace("digits", "1")
+        (tmp_path / name).write_text(text)
+    scores, content = read(tmp_path)
+    assert scores.optimizers == ["AdamW", "None", "Own"]
+    assert scores.tasks == ["zakharov", "1"]
+    report.write(tmp_path, scores, content)
+    assert "1: " in (tmp_path / "report.md").read_text()
+
+
+def test_a_report_stands_without_a_single_validation(compared, tmp_path):
+    for name in ("comparison.json", "trials.csv"):
+        (tmp_path / name).write_bytes((compared / name).read_bytes())
+    header = (compared / "curves.csv").read_text().splitlines()[0]
+    (tmp_path / "curves.csv").write_text(header + "\n")
+    assert run("compare", "--report", tmp_path) == 0
+    assert "nan" in (tmp_path / "report.md").read_text()
+
+
 def test_every_shipped_comparison_says_what_it_is_and_can_be_built():
     from tune.compare import _settings, build
 
@@ -294,5 +315,5 @@ def test_figures_stand_without_values(compared):
     """All trials diverged: nothing to draw, but no error."""
     scores = read(compared)[0]
     scores.curves = scores.curves.iloc[:0]
-    for draw in ("profiles", "courses", "sensitivity"):
+    for draw in ("profiles", "curves", "sensitivity"):
         assert getattr(comparison_figures, draw)(scores).axes
