@@ -51,6 +51,28 @@ FAMILY = Traits(
 )
 
 
+def growth(schedule: str, scoping: float, t: int) -> float:
+    """Return γ/γ0 of a step.
+
+    Args:
+        schedule: "constant" 1, "exponential" (1 + γ1)^t, "linear" 1 + γ1 t,
+            "quadratic" 1 + γ1 t², "bounded" 1 - exp(-γ1 t).
+        scoping: γ1 >= 0.
+        t: Number of the step.
+    """
+    match schedule:
+        case "constant":
+            return 1.0
+        case "exponential":
+            return math.exp(min(t * math.log1p(scoping), _LARGEST))
+        case "linear":
+            return 1 + scoping * t
+        case "quadratic":
+            return 1 + scoping * t**2
+        case _:
+            return -math.expm1(-scoping * t)
+
+
 class Exploring(Descent):
     """What explores around a center: Langevin steps held by a spring."""
 
@@ -59,19 +81,9 @@ class Exploring(Descent):
 
     def scope(self, group: dict[str, Any]) -> float:
         """Return γ of this step."""
-        t, scoping = self.system["steps"] + group["t0"], group["scoping"]
-        match group["scope_schedule"]:
-            case "constant":
-                growth = 1.0
-            case "exponential":
-                growth = math.exp(min(t * math.log1p(scoping), _LARGEST))
-            case "linear":
-                growth = 1 + scoping * t
-            case "quadratic":
-                growth = 1 + scoping * t**2
-            case _:
-                growth = -math.expm1(-scoping * t)
-        return min(group["gamma"] * growth, group["gamma_max"])
+        t = self.system["steps"] + group["t0"]
+        grown = growth(group["scope_schedule"], group["scoping"], t)
+        return min(group["gamma"] * grown, group["gamma_max"])
 
     def inner_rate(self, group: dict[str, Any]) -> float:
         """Return η' of this step."""
@@ -197,17 +209,18 @@ class Exploring(Descent):
             if group["inner_steps"] and stiffness > limit:
                 self._warned = True
                 warnings.warn(
-                    f"inner_lr * gamma has grown to {stiffness:.3g}, beyond "
-                    f"{limit:.3g} the exploring point is unstable: set gamma_max to "
-                    f"at most {limit / inner_lr:.3g}",
+                    f"the inner step times gamma has grown to {stiffness:.3g}, beyond "
+                    f"{limit:.3g} the exploring point is unstable: keep gamma below "
+                    f"{limit / inner_lr:.3g}",
                     stacklevel=4,
                 )
             reach = group["lr"] / (1 - group["outer_momentum"])
             if group["inner_steps"] and reach > _REACH:
                 self._warned = True
                 warnings.warn(
-                    f"lr / (1 - outer_momentum) is {reach:.3g}, beyond {_REACH:g} the "
-                    "parameters overshoot the mean: lower lr or outer_momentum",
+                    f"lr / (1 - momentum) of the outer move is {reach:.3g}, beyond "
+                    f"{_REACH:g} the parameters overshoot the mean: lower lr or this "
+                    "momentum",
                     stacklevel=4,
                 )
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from lightning_ecd.optimizers.base import Descent, Evaluate, Number, ParamsT
 from lightning_ecd.optimizers.entropy import BOUNDS, EntropySGD
+from lightning_ecd.optimizers.exploration import growth
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
 
 _TRAITS = replace(
@@ -147,7 +148,9 @@ class FP(Descent):
 
     .. math:: p \leftarrow \tfrac34 p + \tfrac14 \nabla f(x - p/\gamma)
         \quad (L \text{ times}), \qquad v \leftarrow m v + p, \quad
-        x \leftarrow x - \eta\,(p + m v)
+        x \leftarrow x - \eta\,(p + m v), \qquad \gamma = \gamma_0 (1 + \gamma_1)^t
+
+    with t = 1 in the first step.
 
     Args:
         params: Parameters or groups.
@@ -203,7 +206,7 @@ class FP(Descent):
         self._home = c
         for _ in range(L):
             for group, part in self.parts:
-                gamma = group["gamma"] * (1 + group["scoping"]) ** t
+                gamma = group["gamma"] * growth("exponential", group["scoping"], t)
                 self.x[part] = c[part] - p[part] / gamma
             evaluate()
             p.mul_(0.75).add_(self.decayed(self.g, self.x), alpha=0.25)

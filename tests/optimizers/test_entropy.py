@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_ecd.optimizers import EntropySGD
+from lightning_ecd.optimizers import HEAT, EntropySGD
 from tests.cases import PROBLEMS, closure_of, descend, quadratic, start, values
 from tests.optimizers.minibatches import Taped, tape
 from tests.reference import entropy
@@ -197,13 +197,16 @@ def test_the_default_cap_is_one_over_the_inner_step():
 def test_what_is_unstable_is_said_once():
     params = start()
     settings = {**COMMON, "gamma": 200.0, "gamma_max": 1e3, "inner_steps": 1}
-    with pytest.warns(UserWarning, match="set gamma_max to at most 100") as seen:
+    with pytest.warns(UserWarning, match="keep gamma below 100$") as seen:
         descend(EntropySGD(params, **settings), params, quadratic, 2)
     assert len(seen) == 1
     params = start()
     optimizer = EntropySGD(params, **{**COMMON, "preset": "python", "lr": 0.3})
-    with pytest.warns(UserWarning, match="lower lr or outer_momentum"):
+    with pytest.warns(UserWarning, match="outer move is 3, .* lower lr or this"):
         descend(optimizer, params, quadratic, 1)
+    params = start()  # momentum 0.9 within: stable below 3.8/2.8/0.1
+    with pytest.warns(UserWarning, match="keep gamma below 13.6$"):
+        descend(HEAT(params, gamma=20.0, inner_steps=1), params, quadratic, 1)
 
 
 def test_groups_explore_by_as_many_steps():

@@ -190,6 +190,16 @@ def test_fp_solves_the_implicit_equation():
     torch.testing.assert_close(x.detach(), before - lr * p, rtol=1e-12, atol=1e-12)
 
 
+def test_fp_becomes_explicit_when_its_scope_has_outgrown_every_number():
+    """1.5^3000 is beyond float64: p = ∇f(x - p/γ) then is ∇f(x)."""
+    curvature, b, x = bowl_of_six()
+    optimizer, before = FP([x], lr=0.1, scoping=0.5), x.detach().clone()
+    optimizer.system["steps"] = 3000
+    descend(optimizer, [x], bowl(curvature, b), 1)
+    expected = before - 0.1 * (curvature * before - b)
+    torch.testing.assert_close(x.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("dynamics", ["separable", "constant_speed"])
 def test_energy_conserving_exploration_has_the_proximal_point_as_its_mean(dynamics):
     curvature, b, x = bowl_of_six()
