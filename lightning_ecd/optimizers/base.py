@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import profiler
 from torch.optim import optimizer as torch_optimizer
 
+from lightning_ecd.checks import within
 from lightning_ecd.errors import Diverged
 from lightning_ecd.flat import FlatParameters, Layout
 from lightning_ecd.kernels import Number, body_of
@@ -52,7 +53,8 @@ class Descent(torch.optim.Optimizer):
     uses_values: ClassVar[bool] = False
     #: Ranks keep their own gradients; the optimizer communicates.
     local_gradients: ClassVar[bool] = False
-    #: Allowed interval of every bounded hyper-parameter, such as "(0, inf)".
+    #: Allowed interval of every bounded hyper-parameter, such as "(0, inf)"; None,
+    #: where a hyper-parameter may be that, lies in all of them.
     bounds: ClassVar[Mapping[str, str]] = {}
     #: Hyper-parameters that all groups share.
     shared: tuple[str, ...] = ()
@@ -77,7 +79,7 @@ class Descent(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyper-parameters must lie in `bounds`, some in none else."""
         for name, interval in self.bounds.items():
-            _require_within(interval, name, param_group.get(name, self.defaults[name]))
+            within(interval, **{name: param_group.get(name, self.defaults[name])})
         head = self.param_groups[0] if self.param_groups else self.defaults
         for name in self.shared:
             own = param_group.get(name, self.defaults[name])
@@ -376,11 +378,3 @@ def _copied(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.item() if value.dim() == 0 else value.detach().clone()
-
-
-def _require_within(interval: str, name: str, value: Any) -> None:
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    above = low <= value if interval[0] == "[" else low < value
-    below = value <= high if interval[-1] == "]" else value < high
-    if not (above and below):
-        raise ValueError(f"{name} must lie in {interval}, got {value}")

@@ -13,7 +13,6 @@ R         ``redraw_every``      steps that a basis lives
 ========  ====================  ==================================================
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any, Literal, get_args, get_origin
@@ -23,6 +22,7 @@ from torch import Tensor, distributed
 
 from lightning_ecd.bases import BASES, Basis, Compartment, Explicit, Projector, divide
 from lightning_ecd.bases.compartments import table
+from lightning_ecd.checks import within
 from lightning_ecd.errors import UserError
 from lightning_ecd.flat import FlatParameters
 from lightning_ecd.optimizers.base import Descent, ParamsT
@@ -285,7 +285,7 @@ class Directions(Descent):
 
 
 def require(cls: type, head: Mapping[str, Any]) -> None:
-    """Refuse words that a constructor does not allow, and bounded options out of range.
+    """Refuse words that a constructor does not allow, and lengths out of range.
 
     Args:
         cls: The class, whose constructor's annotations say what is allowed.
@@ -302,15 +302,5 @@ def require(cls: type, head: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{name} must be one of {', '.join(words)}, got {head[name]!r}"
             )
-    normalize = head["normalize"]
-    if not isinstance(normalize, str) and not 0 < normalize < math.inf:
-        raise ValueError(f"normalize must lie in (0, inf), got {normalize}")
-    for name, low, high in (
-        ("top_fraction", -1, 1),
-        ("surgeon", -1, 1),
-        ("sgd_below", -1, 1),
-        ("sgd_from", 0, math.inf),
-    ):
-        value = head.get(name)
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+    if not isinstance(head["normalize"], str):
+        within("(0, inf)", normalize=head["normalize"])

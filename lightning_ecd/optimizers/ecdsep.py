@@ -116,7 +116,7 @@ class ECDSep(_Separable):
         summary="separable particle of bounded speed, rotated at each step",
         paper="De Luca, Gatti, Silverstein, 2023, arXiv 2306.00352",
     )
-    bounds = {**_BOUNDS, "s": "[0, inf)"}
+    bounds = {**_BOUNDS, "s": "[0, inf)", "energy": "(0, inf)"}
 
     def __init__(
         self,
@@ -140,11 +140,9 @@ class ECDSep(_Separable):
     ):
         if s != 1 and extra_energy not in (0, 1):
             raise ValueError(
-                f"extra_energy must be 1 when s != 1, got {extra_energy}: without "
+                f"extra_energy must be 0 or 1 when s != 1, got {extra_energy}: without "
                 "s = 1 the particle starts with |p|² = 1"
             )
-        if energy is not None and not 0 < energy < float("inf"):
-            raise ValueError(f"energy must lie in (0, inf), got {energy}")
         if energy is not None and energy_batches != 1:
             raise ValueError(
                 f"energy_batches must be 1 where energy is given, got {energy_batches}"

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from lightning_ecd.checks import above
 from lightning_ecd.optimizers.base import ParamsT
 from lightning_ecd.optimizers.entropy import BOUNDS, resolved
 from lightning_ecd.optimizers.exploration import FAMILY, LocalEntropy
@@ -59,7 +58,11 @@ class EntropyAdam(LocalEntropy):
         paper="Chaudhari et al., ICLR 2017, arXiv 1611.01838",
         state="2 + (inner_steps > 0 and inner_momentum != 0)",
     )
-    bounds = {k: v for k, v in BOUNDS.items() if k != "temperature"}
+    bounds = {
+        **{k: v for k, v in BOUNDS.items() if k != "temperature"},
+        "betas": "[0, 1)",
+        "eps": "(0, inf)",
+    }
 
     def __init__(
         self,
@@ -82,13 +85,10 @@ class EntropyAdam(LocalEntropy):
         diagnostics_every: int = 50,
         seed: int = 0,
     ):
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must lie in [0, 1), got {betas}")
-        above(0, eps=eps)
         switches = resolved(
             "lua",
             momentum=momentum,
-            inner_lr=1.0 if inner_lr is None else inner_lr,
+            inner_lr=inner_lr,
             gamma_max=gamma_max,
             alpha=alpha,
             inner_nesterov=True,
@@ -102,6 +102,7 @@ class EntropyAdam(LocalEntropy):
             "dampening": 0.0,
             "weight_decay": weight_decay,
             "inner_steps": inner_steps,
+            "inner_lr": inner_lr,
             "gamma": gamma,
             "scoping": scoping,
             "noise": noise,
@@ -110,7 +111,6 @@ class EntropyAdam(LocalEntropy):
             "lr_decay": lr_decay,
             "diagnostics_every": diagnostics_every,
             "seed": seed,
-            "adams_rate": inner_lr is None,
             **switches,
         }
         super().__init__(params, defaults)
@@ -121,7 +121,8 @@ class EntropyAdam(LocalEntropy):
 
     def inner_rate(self, group: dict[str, Any]) -> float:
         """Return η', or Adam's step size."""
-        return self._rate(group) if group["adams_rate"] else group["inner_lr"]
+        own = group["inner_lr"]
+        return self._rate(group) if own is None else own
 
     def direction(
         self, group: dict[str, Any], c: Tensor, mean: Tensor, first: Tensor | None

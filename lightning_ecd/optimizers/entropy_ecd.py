@@ -75,7 +75,7 @@ class EntropyECD(LocalEntropy):
     bounds = {
         **{name: BOUNDS[name] for name in ("lr", "weight_decay", "inner_steps")},
         **{name: BOUNDS[name] for name in ("inner_lr", "gamma", "scoping")},
-        **{name: BOUNDS[name] for name in ("gamma_max", "diagnostics_every")},
+        **{name: BOUNDS[name] for name in ("gamma_max", "alpha", "diagnostics_every")},
         "f_min": "(-inf, inf)",
         "extra_energy": "[0, inf)",
         "eta": "(0, inf)",
@@ -103,8 +103,6 @@ class EntropyECD(LocalEntropy):
         seed: int = 0,
     ):
         one_of(_DYNAMICS, dynamics=dynamics)
-        if alpha is not None and not 0 < alpha <= 1:
-            raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
         switches = resolved(
             "lua",
             momentum=0.0,

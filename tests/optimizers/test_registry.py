@@ -94,6 +94,23 @@ def test_bad_values_of_a_group_raise(name):
         optimizer.add_param_group({"params": [b], bad: -1.0})
 
 
+@pytest.mark.parametrize(
+    ("name", "bad", "value"),
+    [
+        ("EntropyAdam", "inner_lr", -1.0),
+        ("EntropyAdam", "eps", 0.0),
+        ("EntropyAdam", "betas", (1.0, 0.9)),
+        ("EntropyECD", "alpha", 1.5),
+        ("ECDSep", "energy", 0.0),
+        ("RBD", "surgeon", 2.0),
+    ],
+)
+def test_what_may_be_none_has_bounds_in_groups_too(name, bad, value):
+    a, b = start(shapes=[(2,), (3,)])
+    with pytest.raises(ValueError, match=f"{bad} must lie in"):
+        build(name, {}, [{"params": [a]}, {"params": [b], bad: value}])
+
+
 @variants()
 def test_declared_state_is_what_is_stored(name, settings):
     params = start(shapes=[(40, 20), (200,)])

@@ -13,6 +13,7 @@ from lightning_ecd.optimizers import (
     SAM,
     SGLD,
     ElasticSGD,
+    EntropyAdam,
     EntropyECD,
     EntropySGD,
     EntropySGLD,
@@ -178,6 +179,22 @@ def test_heat_smooths_by_a_gaussian():
     grown = [variance * (1 - decay ** (2 * step)) for step in range(1, 41)]
     expected = sum(math.sqrt(n * v) for v in grown) / 40
     assert optimizer.info["excursion"] == pytest.approx(expected, rel=0.02)
+
+
+def test_a_group_of_entropy_adam_explores_by_its_own_inner_step():
+    """Of a sum of losses every group sees its own: it moves as if it were alone."""
+    settings = {"lr": 0.1, "noise": 0.0, "inner_steps": 4}
+    own = [{}, {"inner_lr": 0.02, "eps": 1e-3, "betas": (0.5, 0.9)}]
+    params, alone = start(shapes=[(6,), (6,)]), start(shapes=[(6,), (6,)])
+    groups = [{"params": [p], **each} for p, each in zip(params, own, strict=True)]
+
+    def loss(params):
+        return sum((p**4).sum() for p in params)
+
+    descend(EntropyAdam(groups, **settings), params, loss, 5)
+    for p, x, each in zip(params, alone, own, strict=True):
+        descend(EntropyAdam([x], **settings, **each), [x], loss, 5)
+        torch.testing.assert_close(p, x, rtol=1e-13, atol=1e-13)
 
 
 def test_fp_solves_the_implicit_equation():
