@@ -254,7 +254,7 @@ class LookSAM(_Sharpness):
 
     def update(self, loss: Number, evaluate: Evaluate) -> None:
         """Look around every k-th step, else remember what was seen."""
-        head = self.param_groups[0]
+        head, self.info = self.param_groups[0], {}
         if self.system["steps"] % head["every"] == 0:
             g = self.g.clone()
             self._look(evaluate)

@@ -45,3 +45,18 @@ def test_sam_of_radius_zero_is_sgd():
     descend(SAM(ours, rho=0.0, **settings), ours, quadratic, 40)
     descend(torch.optim.SGD(torchs, **settings), torchs, quadratic, 40)
     torch.testing.assert_close(values(ours), values(torchs), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", SHARPNESS)
+def test_worst_is_the_loss_at_w_plus_e_in_the_steps_that_look(name):
+    """On f = w the gradient is 1, so e = ρ; ASAM: T is 1 for what is no weight."""
+    w = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
+    optimizer = REGISTRY[name].cls([w], lr=0.5, momentum=0.0, rho=0.2)
+    reports = []
+    for _ in range(7):
+        losses = descend(optimizer, [w], lambda params: params[0].sum(), 1)
+        reports.append((losses[0], optimizer.info))
+    looks = [True] * 7 if name != "LookSAM" else [t % 5 == 0 for t in range(7)]
+    for (loss, info), looked in zip(reports, looks, strict=True):
+        expected = {"worst": pytest.approx(loss + 0.2)} if looked else {}
+        assert info == expected
