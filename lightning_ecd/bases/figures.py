@@ -68,7 +68,7 @@ def cosines(
 def accuracy_by_dimensions(
     dimensions: Sequence[int],
     accuracies: Sequence[Sequence[float]],
-    correlations: Sequence[Sequence[float]],
+    cosine: Sequence[Sequence[float]],
     parameters: int,
     name: str,
     baseline: float | None = None,
@@ -79,7 +79,7 @@ def accuracy_by_dimensions(
     Args:
         dimensions: d, of length T.
         accuracies: Of the runs at every d, T lists.
-        correlations: cos(g, s) in a late step of the runs at every d, T lists.
+        cosine: cos(g, s) in a late step of the runs at every d, T lists.
         parameters: D, of the network.
         name: Of the metric.
         baseline: The metric in the whole space, drawn with its `share`.
@@ -89,12 +89,12 @@ def accuracy_by_dimensions(
         A figure: the metric over d; the cosine over d beside its expectation for
         normal and for orthonormal rows. Numbers that are nan are left out.
     """
-    accuracies, correlations = _finite(accuracies), _finite(correlations)
-    panels = 2 if any(correlations) else 1
+    accuracies, cosine = _finite(accuracies), _finite(cosine)
+    panels = 2 if any(cosine) else 1
     figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
     left, *others = figure.subplots(1, panels, squeeze=False)[0]
     for axes, values, colour in zip(
-        [left, *others], [accuracies, correlations], COLOURS, strict=False
+        [left, *others], [accuracies, cosine], COLOURS, strict=False
     ):
         known = [(d, each) for d, each in zip(dimensions, values, strict=True) if each]
         for d, each in known:

@@ -24,11 +24,11 @@ class Histories(Callback):
     landscapes are there at every step.
 
     Args:
-        names: Such as "coordinates", "correlations", "second_order", "losses" and
+        names: Such as "coordinates", "cosines", "second_order", "losses" and
             "landscape".
     """
 
-    def __init__(self, names: Sequence[str] = ("coordinates", "correlations")):
+    def __init__(self, names: Sequence[str] = ("coordinates", "cosines")):
         if isinstance(names, str) or not names:
             raise ValueError(f"names must be a list of at least one, got {names!r}")
         self.names = list(names)

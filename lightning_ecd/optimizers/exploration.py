@@ -232,7 +232,7 @@ class LocalEntropy(Exploring):
     groups explore together; each may have its own lr, scope, noise and decay.
 
     `info` holds ``gamma`` and, every `diagnostics_every` steps, ``gradient`` |∇f(x)|,
-    ``displacement`` |x - μ|, ``alignment`` of these two (cosine), ``noise``, the
+    ``displacement`` |x - μ|, ``cosine`` of these two, ``noise``, the
     length of the last noise force, ``excursion``, the mean of |x' - x|,
     ``matched_gamma`` = |∇f(x)|/|x - μ|, at which both gradients are equally long, and
     mean and standard deviation of the weights and the extremes of |∇f|.
@@ -329,7 +329,7 @@ class LocalEntropy(Exploring):
         self.info |= {
             "gradient": gradient,
             "displacement": displacement,
-            "alignment": dot(first, away) / (gradient * displacement + 1e-30),
+            "cosine": dot(first, away) / (gradient * displacement + 1e-30),
             "noise": noise,
             "matched_gamma": gradient / (displacement + 1e-30),
             "weight_mean": number(c.mean()),

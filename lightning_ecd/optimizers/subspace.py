@@ -29,10 +29,10 @@ class Subspace(Directions):
     What is switched off costs nothing; `RBD` tells what the switches mean.
 
     `info` holds, every `diagnostics_every` steps, mean, standard deviation and
-    extremes of the coordinates and, over tensors, of the correlation cos(g, s);
+    extremes of the coordinates and, over tensors, of the cosine of g and s;
     ``cosine``, that of all parameters, and their number; mean, mean magnitude
     and deviation of the weights; ``relative_update``, the mean of 1 - |w/w'|; and as
-    vectors the ``coordinates``, the ``correlations`` and, where it is asked for,
+    vectors the ``coordinates``, the ``cosines`` and, where it is asked for,
     ``second_order``. On several processes ``bytes_sent`` of every step.
     """
 
@@ -143,18 +143,19 @@ class Subspace(Directions):
 
     def _moments(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return Adam's averages of the coordinates, kept beside the counters."""
-        for name in ("mean", "mean_square"):
+        for name in ("exp_avg", "exp_avg_sq"):
             kept = self.system.get(name, torch.zeros_like(c))
             self.system[name] = kept.to(c)
-        return self.system["mean"], self.system["mean_square"]
+        return self.system["exp_avg"], self.system["exp_avg_sq"]
 
-    def _adam(self, step: Tensor, mean: Tensor, square: Tensor) -> Tensor:
+    def _adam(self, step: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> Tensor:
         """Return Adam's direction; its averages are updated."""
         t, (b1, b2) = self.system["steps"] + 1, _BETAS
-        mean.lerp_(step.to(mean), 1 - b1)
-        square.mul_(b2).addcmul_(step.to(square), step.to(square), value=1 - b2)
-        root = (square / (1 - b2**t)).sqrt_().add_(_EPS)
-        return mean / root / (1 - b1**t)
+        step = step.to(exp_avg)
+        exp_avg.lerp_(step, 1 - b1)
+        exp_avg_sq.mul_(b2).addcmul_(step, step, value=1 - b2)
+        root = (exp_avg_sq / (1 - b2**t)).sqrt_().add_(_EPS)
+        return exp_avg / root / (1 - b1**t)
 
     # -- bases ---------------------------------------------------------------------
 
@@ -205,7 +206,8 @@ class Subspace(Directions):
         if self._correlates():
             step = self._trimmed(step, s, cosines)
         if head["inner"] == "adam":
-            step = self._adam(step, self.kept("mean"), self.kept("mean_square"))
+            averages = self.kept("exp_avg"), self.kept("exp_avg_sq")
+            step = self._adam(step, *averages)
         if head["sgd_tensor"] or head["sgd_below"] is not None:
             self._mix(step, cosines, lr)
         else:
@@ -258,8 +260,8 @@ class Subspace(Directions):
         self.info |= {f"coordinate_{k}": v for k, v in _summary(c).items()}
         if cosines:
             found = stacked(cosines)
-            self.info |= {f"correlation_{k}": v for k, v in _summary(found).items()}
-            self.info["correlations"] = found
+            self.info |= {f"cosine_{k}": v for k, v in _summary(found).items()}
+            self.info["cosines"] = found
         weights = self.x.float()
         ratio = torch.where(before != 0, (weights / before).abs(), 1.0)
         self.info |= {

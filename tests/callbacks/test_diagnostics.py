@@ -169,7 +169,7 @@ def test_vectors_become_histograms_and_the_layout_is_told(tmp_path, caplog):
     events.Reload()
     assert set(events.Tags()["histograms"]) >= {
         "optimizer/coordinates",
-        "optimizer/correlations",
+        "optimizer/cosines",
     }
     (record,) = events.Histograms("optimizer/coordinates")
     assert record.step == 4 and record.histogram_value.num == 6

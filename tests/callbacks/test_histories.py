@@ -37,14 +37,14 @@ class Watches(Histories):
 
 
 def test_every_report_is_kept_once_with_its_step(tmp_path):
-    callback = Watches(["coordinates", "correlations"])
+    callback = Watches(["coordinates", "cosines"])
     folder = fit(tmp_path, rbd, callback) / "histories"
     files = sorted(file.name for file in folder.iterdir())
     assert files == ["from_00000002.npz", "from_00000006.npz"]  # of four steps each
     found = read(folder)
     assert found["coordinates_steps"].tolist() == [2, 4, 6, 8]
     np.testing.assert_array_equal(found["coordinates"], torch.stack(callback.shown))
-    assert found["correlations"].shape == (4, 4)  # of as many tensors
+    assert found["cosines"].shape == (4, 4)  # of as many tensors
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using")

@@ -88,9 +88,9 @@ def test_diagnostics_are_logged_every_k_steps(fit):
     own = [f"--model.optimizer.{k}" for k in ("inner_steps=2", "diagnostics_every=2")]
     result = fit(*SMALL, "--model.optimizer=EntropySGD", *own)
     assert result.code == 0
-    names = ("gradient", "displacement", "alignment", "noise", "excursion", "gamma")
+    names = ("gradient", "displacement", "cosine", "noise", "excursion", "gamma")
     wanted = [f"optimizer/{name}" for name in names]
     found = [row for row in rows() if row.get("optimizer/gradient")]
     assert len(found) == 1  # two steps
     assert all(float(found[0][name]) != 0 for name in wanted)
-    assert -1 <= float(found[0]["optimizer/alignment"]) <= 1
+    assert -1 <= float(found[0]["optimizer/cosine"]) <= 1

@@ -231,7 +231,7 @@ def test_diagnostics_are_those_of_the_step():
     info = optimizer.info
     assert info["gradient"] == pytest.approx(norm)
     assert info["displacement"] == pytest.approx(0.25 * 0.1 * norm)
-    assert info["alignment"] == pytest.approx(1.0)
+    assert info["cosine"] == pytest.approx(1.0)
     assert info["excursion"] == pytest.approx(0.1 * norm)
     assert info["matched_gamma"] == pytest.approx(40.0)
     assert info["noise"] == 0
