@@ -161,8 +161,13 @@ RANDOM_BASES: dict[str, Case] = {
     ),
     "ZeroOrderRBD": Case(
         {
-            "central": {"lr": 0.1, "dimensions": 12, "step": 0.05},
-            "forward": {"lr": 0.1, "dimensions": 12, "oracle": "forward", "step": 0.05},
+            "central": {"lr": 0.1, "dimensions": 12, "distance": 0.05},
+            "forward": {
+                "lr": 0.1,
+                "dimensions": 12,
+                "oracle": "forward",
+                "distance": 0.05,
+            },
             "few": {
                 "lr": 0.02,
                 "dimensions": 4,
@@ -176,12 +181,12 @@ RANDOM_BASES: dict[str, Case] = {
                 "transformation": "norm",
                 "normalize": "row",
                 "bins": 5,
-                "step": 0.01,
+                "distance": 0.01,
             },
         },
         [
             *_COMMON,
-            *outside("step", 0.0),
+            *outside("distance", 0.0),
             *outside("bins", 1, 4),
             ({"oracle": "backward"}, "oracle"),
             ({"transformation": "log"}, "transformation"),
@@ -192,11 +197,12 @@ RANDOM_BASES: dict[str, Case] = {
         {
             "square": {"lr": 0.12, "dimensions": 1, "length": "square"},
             "offset": {"lr": 0.02, "dimensions": 1, "offset": True},
-            "five": {"lr": 0.01, "dimensions": 5},
+            "five": {"lr": 0.01, "dimensions": 5, "diagnostics_every": 3},
         },
         [
             *outside("lr", 0.0, -1.0),
             *outside("dimensions", 0),
+            *outside("diagnostics_every", -1),
             ({"length": "cube"}, "length"),
         ],
     ),

@@ -50,6 +50,6 @@ class LossesAlong(Callback):
             return
         from lightning_ecd.bases.figures import losses_along  # matplotlib costs 1 s
 
-        distance = optimizer.param_groups[0]["step"]
+        distance = optimizer.param_groups[0]["distance"]
         figure = losses_along(table, distance, f"step {step}")
         publish(figure, trainer, "landscape.png", "optimizer/landscape")

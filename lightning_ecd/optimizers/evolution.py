@@ -274,11 +274,11 @@ class ZeroOrderRBD(ZeroOrder):
         dimensions: d >= 1, directions per step.
         oracle: "central" differences; "forward": (f(w + δ φ) - f(w))/δ; "jvp":
             derivatives by forward-mode differentiation, where the task trains.
-        step: Distance δ > 0 between neighbouring points.
+        distance: δ > 0 between neighbouring points.
         bins: Points along every direction, with w in the middle; odd, >= 3.
-        transformation: T of the coordinates: "norm" and "ranks" lead to [-1/2, 1/2].
         basis: Law of the directions, see `lightning_ecd.bases`; not one in law.
         normalize: Length of the directions, see `lightning_ecd.bases.Projector`.
+        transformation: T of the coordinates: "norm" and "ranks" lead to [-1/2, 1/2].
         seed: Of the directions.
         explicit: Rows (d, n) as a function of (step, compartment) in place of a basis;
             only from Python.
@@ -312,7 +312,7 @@ class ZeroOrderRBD(ZeroOrder):
     bounds = {
         "lr": "(0, inf)",
         "dimensions": "[1, inf)",
-        "step": "(0, inf)",
+        "distance": "(0, inf)",
         "bins": "[3, inf)",
     }
 
@@ -322,11 +322,11 @@ class ZeroOrderRBD(ZeroOrder):
         lr: Annotated[float, LogUniform(2**-18, 32.0)] = 1.0,
         dimensions: Annotated[int, Integers(1, 1000)] = 250,
         oracle: Literal["central", "forward", "jvp"] = "central",
-        step: Annotated[float, LogUniform(1e-4, 1e-1)] = 0.002,
+        distance: Annotated[float, LogUniform(1e-4, 1e-1)] = 0.002,
         bins: int = 3,
-        transformation: Transformation = "none",
         basis: BasisName = "normal",
         normalize: float | Normalization = "auto",
+        transformation: Transformation = "none",
         seed: int = 0,
         explicit: Callable[[int, int], Tensor] | None = None,
     ):
@@ -349,7 +349,7 @@ class ZeroOrderRBD(ZeroOrder):
         else:
             F = self._table(projector, home, loss, evaluate, value)
             behind = -1 if head["oracle"] == "central" else 0
-            slopes = (F[1] - F[behind]) / (head["step"] * (1 - behind))
+            slopes = (F[1] - F[behind]) / (head["distance"] * (1 - behind))
             table = torch.stack([F[offset] for offset in sorted(F)])
             self.info = {"landscape": table, "mean_loss": number(table.mean())}
         self.x.copy_(home)
@@ -371,7 +371,7 @@ class ZeroOrderRBD(ZeroOrder):
         for start in range(0, d, _CHUNK):
             phi = projector.rows(start, min(start + _CHUNK, d))
             for b in offsets:
-                points = (home + b * head["step"] * phi).to(home.dtype)
+                points = (home + b * head["distance"] * phi).to(home.dtype)
                 losses = self.losses(points, [0] * len(phi), evaluate, value)
                 found[b].append(losses)
         table = {b: torch.cat(losses) for b, losses in found.items()}

@@ -1,16 +1,19 @@
 """Descent along the last few gradients of the training."""
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import one_of
 from lightning_ecd.flat import dot, square_norm
 from lightning_ecd.optimizers.base import Descent, Evaluate, Number, ParamsT
 from lightning_ecd.optimizers.directions import FAMILY
 from lightning_ecd.optimizers.scalars import stacked, where
 from lightning_ecd.ranges import Integers, LogUniform
+
+Length = Literal["norm", "square"]
 
 
 class GradientBasis(Descent):
@@ -28,10 +31,13 @@ class GradientBasis(Descent):
         dimensions: d >= 1, gradients kept.
         offset: Let the present gradient enter the basis only after the step.
         length: What divides a gradient: its "norm", or as released its "square" norm.
+        diagnostics_every: Steps between diagnostics; 0: none.
 
     Note:
         The release does not move until d gradients have been seen; here the first
-        steps follow those there are. `info` holds ``cosines`` and ``correlations``
+        steps follow those there are.
+
+        Every `diagnostics_every` steps `info` holds ``cosines`` and ``correlations``
         (Pearson's) of the gradient with all directions.
 
     Reference:
@@ -46,8 +52,12 @@ class GradientBasis(Descent):
         state="dimensions",
         draws_noise=False,
     )
-    bounds = {"lr": "(0, inf)", "dimensions": "[1, inf)"}
-    shared = ("dimensions", "offset", "length")
+    bounds = {
+        "lr": "(0, inf)",
+        "dimensions": "[1, inf)",
+        "diagnostics_every": "[0, inf)",
+    }
+    shared = ("dimensions", "offset", "length", "diagnostics_every")
 
     def __init__(
         self,
@@ -55,15 +65,16 @@ class GradientBasis(Descent):
         lr: Annotated[float, LogUniform(2**-18, 32.0)] = 2**-3,
         dimensions: Annotated[int, Integers(1, 20)] = 5,
         offset: bool = False,
-        length: Literal["norm", "square"] = "norm",
+        length: Length = "norm",
+        diagnostics_every: int = 50,
     ):
-        if length not in ("norm", "square"):
-            raise ValueError(f"length must be norm or square, got {length!r}")
+        one_of(get_args(Length), length=length)
         defaults = {
             "lr": lr,
             "dimensions": dimensions,
             "offset": offset,
             "length": length,
+            "diagnostics_every": diagnostics_every,
         }
         super().__init__(params, defaults)
 
@@ -76,29 +87,35 @@ class GradientBasis(Descent):
         if not head["offset"]:
             newest.copy_(self.g)
         self._follow(gradients)
+        every = head["diagnostics_every"]
+        if every and (t + 1) % every == 0:
+            self._diagnose(gradients)
         if head["offset"]:
             newest.copy_(self.g)
 
     def _follow(self, gradients: list[Tensor]) -> None:
         """Set w ← w - η Σ (φ_i·g) φ_i."""
-        head, size = self.param_groups[0], square_norm(self.g) ** 0.5
-        power = 1.0 if head["length"] == "norm" else 2.0
-        s = torch.zeros_like(gradients[0])
-        cosines, correlations = [], []
+        power = 1.0 if self.param_groups[0]["length"] == "norm" else 2.0
+        g, s = self.g.to(gradients[0].dtype), torch.zeros_like(gradients[0])
         for v in gradients:
-            length = square_norm(v) ** 0.5
-            length = length + where(length > 0, 0.0, 1.0)  # a gradient of zero stays so
-            inner = dot(v, self.g.to(v.dtype))
-            factor = inner / length ** (2 * power)
-            s.add_(v * factor)
-            cosines.append(inner / length / (size + where(size > 0, 0.0, 1.0)))
-            correlations.append(_pearson(v, self.g.to(v.dtype)))
+            s.add_(v * (dot(v, g) / _length(v) ** (2 * power)))
         for group, part in self.parts:
             self.x[part].sub_(s[part], alpha=group["lr"])
+
+    def _diagnose(self, gradients: list[Tensor]) -> None:
+        """Measure how the gradient lies to all directions."""
+        g = self.g.to(gradients[0].dtype)
+        cosines = [dot(v, g) / _length(v) / _length(g) for v in gradients]
         self.info = {
             "cosines": stacked(cosines),
-            "correlations": torch.stack(correlations),
+            "correlations": torch.stack([_pearson(v, g) for v in gradients]),
         }
+
+
+def _length(v: Tensor) -> Number:
+    """Return |v|, or 1 for a vector of zeros, which divided by it adds nothing."""
+    length = square_norm(v) ** 0.5
+    return length + where(length > 0, 0.0, 1.0)
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:

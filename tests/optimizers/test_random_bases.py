@@ -160,7 +160,7 @@ def test_evolution_strategies(transformation, normalize):
 @pytest.mark.parametrize("oracle", ["central", "forward"])
 def test_differences(oracle, normalize):
     """Rounding of the losses is divided by the step: 1e-16/1e-2 per step."""
-    settings = {"lr": 0.01, "oracle": oracle, "step": 1e-2, "normalize": normalize}
+    settings = {"lr": 0.01, "oracle": oracle, "distance": 1e-2, "normalize": normalize}
     settings["transformation"] = "none"
     both(ZeroOrderRBD, bases.Differences, "one", settings, loss="quadratic")
 
@@ -187,6 +187,22 @@ def test_one_last_gradient_by_its_square_makes_steps_of_lr_over_the_norm():
     descend(optimizer, params, quadratic, 1)
     g = torch.cat([p.grad.reshape(-1) for p in params])
     torch.testing.assert_close(values(params), before - 0.1 * g / (g @ g))
+
+
+def test_the_last_gradients_are_measured_when_that_is_due():
+    params, gradients = start(), []
+    optimizer = GradientBasis(params, 0.02, 2, diagnostics_every=2)
+    for t in range(6):
+        descend(optimizer, params, quadratic, 1)
+        gradients.append(values([p.grad for p in params]))
+        if (t + 1) % 2:
+            assert optimizer.info == {}
+            continue
+        both = torch.stack(gradients[-2:])
+        expected = torch.cosine_similarity(both, both[-1:])
+        torch.testing.assert_close(optimizer.info["cosines"], expected)
+        expected = torch.corrcoef(both)[1]
+        torch.testing.assert_close(optimizer.info["correlations"], expected)
 
 
 # -- windows -----------------------------------------------------------------------

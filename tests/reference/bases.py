@@ -196,13 +196,13 @@ class NES(Bases):
 
 
 class Differences(Bases):
-    """Random bases descent by differences of losses; `step_size`, `oracle`."""
+    """Random bases descent by differences of losses; `distance`, `oracle`."""
 
     def step(self, evaluate):
         """Take one step; `evaluate()` returns the loss and gradients at the xs."""
         s, xs, here = self.s, self.xs, evaluate()[0]
         phi = self.directions(self.t, 0)
-        (d, pieces), delta = self.compartments[0], s["step"]
+        (d, pieces), delta = self.compartments[0], s["distance"]
 
         def loss_at(i, distance):
             start = [x.clone() for x in xs]
