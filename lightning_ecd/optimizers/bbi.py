@@ -1,17 +1,20 @@
 """Born-Infeld descent."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import one_of
 from lightning_ecd.optimizers.base import Number, ParamsT
 from lightning_ecd.optimizers.ecd import ECD, FAMILY
 from lightning_ecd.optimizers.hamiltonian import BornInfeld, Hamiltonian
 from lightning_ecd.optimizers.particle import Particle, Span
 from lightning_ecd.optimizers.scalars import where
 from lightning_ecd.ranges import LogUniform, Uniform
+
+Bounce = Literal["cube", "isotropic"]
 
 _BORN_INFELD = BornInfeld()
 #: More steps than anybody takes: the papers write 1e20 and 1e25, which a counter on
@@ -95,12 +98,11 @@ class BBI(ECD):
         weight_decay: Annotated[float, LogUniform(1e-6, 1e-2)] = 0.0,
         self_tuning: bool = False,
         energy_batches: int = 1,
-        bounce: Literal["cube", "isotropic"] = "cube",
+        bounce: Bounce = "cube",
         seed: int = 0,
         compat: bool = False,
     ):
-        if bounce not in ("cube", "isotropic"):
-            raise ValueError(f"bounce must be 'cube' or 'isotropic', got {bounce!r}")
+        one_of(get_args(Bounce), bounce=bounce)
         defaults = {
             "lr": lr,
             "f_min": f_min,

@@ -1,7 +1,7 @@
 """Energy-conserving descent at constant speed."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from torch import Tensor
 
@@ -14,7 +14,9 @@ from lightning_ecd.optimizers.particle import Particle, Span
 from lightning_ecd.optimizers.scalars import where
 from lightning_ecd.ranges import LogUniform
 
-_STEPS = ("constant", "sign", "first_gradient", "theta", "adaptive", "elementwise")
+StepSize = Literal[
+    "constant", "sign", "first_gradient", "theta", "adaptive", "elementwise"
+]
 
 
 class ECDq1(ECD):
@@ -84,16 +86,14 @@ class ECDq1(ECD):
         nu: Annotated[float, LogUniform(1e-7, 1.0)] = 1e-5,
         gamma: float = 0.0,
         scaled: bool = False,
-        step_size: Literal[
-            "constant", "sign", "first_gradient", "theta", "adaptive", "elementwise"
-        ] = "constant",
+        step_size: StepSize = "constant",
         conserve_energy: bool = True,
         weight_decay: Annotated[float, LogUniform(1e-6, 1e-2)] = 0.0,
         self_tuning: bool = False,
         seed: int = 0,
         compat: bool = False,
     ):
-        one_of(_STEPS, step_size=step_size)
+        one_of(get_args(StepSize), step_size=step_size)
         defaults = {
             "lr": lr,
             "f_min": f_min,

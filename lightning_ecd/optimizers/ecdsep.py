@@ -1,11 +1,12 @@
 """Separable energy-conserving descent, first order and leapfrog."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lightning_ecd.checks import one_of
 from lightning_ecd.kernels import add_scaled
 from lightning_ecd.optimizers.base import Number, ParamsT
 from lightning_ecd.optimizers.ecd import ECD, FAMILY
@@ -13,6 +14,8 @@ from lightning_ecd.optimizers.hamiltonian import Absolute, Hamiltonian, Separabl
 from lightning_ecd.optimizers.particle import Particle, Span
 from lightning_ecd.optimizers.scalars import where
 from lightning_ecd.ranges import LogUniform, Uniform
+
+Rule = Literal["standard", "absolute", "polyak"]
 
 _BOUNDS = {
     "lr": "(0, inf)",
@@ -134,7 +137,7 @@ class ECDSep(_Separable):
         weight_decay: Annotated[float, LogUniform(1e-6, 1e-2)] = 0.0,
         self_tuning: bool = False,
         energy_batches: int = 1,
-        rule: Literal["standard", "absolute", "polyak"] = "standard",
+        rule: Rule = "standard",
         seed: int = 0,
         compat: bool = False,
     ):
@@ -147,10 +150,7 @@ class ECDSep(_Separable):
             raise ValueError(
                 f"energy_batches must be 1 where energy is given, got {energy_batches}"
             )
-        if rule not in ("standard", "absolute", "polyak"):
-            raise ValueError(
-                f"rule must be 'standard', 'absolute' or 'polyak', got {rule!r}"
-            )
+        one_of(get_args(Rule), rule=rule)
         if compat and self_tuning and eta % 2 != 1:
             raise ValueError(
                 f"eta must be an odd integer with self_tuning and compat, got {eta}"

@@ -17,6 +17,7 @@ Preset = Literal["default", "lua", "python", "paper", "hj"]
 Schedule = Literal["constant", "exponential", "linear", "quadratic", "bounded"]
 NoiseScale = Literal["sqrt(2 inner_lr)", "sqrt(inner_lr)"]
 Decay = Literal["inside", "outside", "none"]
+FirstMomentum = Literal["torch", "python"]
 
 _TINY = 1e-60
 #: Stands for the value of `momentum` in a preset.
@@ -101,7 +102,7 @@ def resolved(preset: str, **switches: Any) -> dict[str, Any]:
         found["gamma_max"] = 1 / inner_lr if inner_lr > 0 else math.inf
     one_of(get_args(Decay), inner_wd=found["inner_wd"])
     one_of(get_args(NoiseScale), noise_scale=found["noise_scale"])
-    one_of(("torch", "python"), first_momentum=found["first_momentum"])
+    one_of(get_args(FirstMomentum), first_momentum=found["first_momentum"])
     one_of((0, 1), t0=found["t0"])
     return found
 
@@ -212,7 +213,7 @@ class EntropySGD(LocalEntropy):
         noise_scale: NoiseScale | None = None,
         t0: int | None = None,
         skip_first_eval: bool | None = None,
-        first_momentum: Literal["torch", "python"] | None = None,
+        first_momentum: FirstMomentum | None = None,
         force_in_momentum: bool | None = None,
         gamma_in_outer: bool = False,
         match_norm: bool = False,

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from lightning_ecd.optimizers.scalars import where
 from lightning_ecd.randomness import mixed
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
 
-_DYNAMICS = ("separable", "constant_speed")
+Dynamics = Literal["separable", "constant_speed"]
 
 
 class EntropyECD(LocalEntropy):
@@ -93,7 +93,7 @@ class EntropyECD(LocalEntropy):
         scoping: Annotated[float, LogUniform(1e-5, 1e-2)] = 1e-3,
         gamma_max: float | None = None,
         alpha: float | None = None,
-        dynamics: Literal["separable", "constant_speed"] = "separable",
+        dynamics: Dynamics = "separable",
         f_min: float = 0.0,
         extra_energy: Annotated[float, Uniform(0.0, 10.0)] = 0.0,
         eta: Annotated[float, Uniform(1.0, 5.0)] = 1.0,
@@ -102,7 +102,7 @@ class EntropyECD(LocalEntropy):
         diagnostics_every: int = 50,
         seed: int = 0,
     ):
-        one_of(_DYNAMICS, dynamics=dynamics)
+        one_of(get_args(Dynamics), dynamics=dynamics)
         switches = resolved(
             "lua",
             momentum=0.0,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_ecd.checks import above, at_least
 from lightning_ecd.flat import Layout
 from lightning_ecd.rules.features import log_and_sign
 from lightning_ecd.rules.rule import Context, State, UpdateRule
@@ -69,10 +70,8 @@ class HNNRule(UpdateRule):
             state_grad=state_grad,
             epsilon=epsilon,
         )
-        if factor <= 0:
-            raise ValueError(f"factor must lie in (0, inf), got {factor}")
-        if epsilon < 0:
-            raise ValueError(f"epsilon must lie in [0, inf), got {epsilon}")
+        above(0, factor=factor)
+        at_least(0, epsilon=epsilon)
         d = 2 if preproc else 1
         self.gde = nn.ModuleDict(
             {

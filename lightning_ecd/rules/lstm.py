@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_ecd.checks import at_least
+from lightning_ecd.checks import above, at_least
 from lightning_ecd.flat import Layout
 from lightning_ecd.rules.features import log_and_sign
 from lightning_ecd.rules.rule import Context, State, UpdateRule
@@ -37,8 +37,7 @@ class LSTMRule(UpdateRule):
 
     def __init__(self, preproc: bool = False, factor: float = 10.0, hidden: int = 20):
         super().__init__(preproc=preproc, factor=factor, hidden=hidden)
-        if factor <= 0:
-            raise ValueError(f"factor must lie in (0, inf), got {factor}")
+        above(0, factor=factor)
         at_least(1, hidden=hidden)
         self.recurs = nn.LSTMCell(2 if preproc else 1, hidden)
         self.recurs2 = nn.LSTMCell(hidden, hidden)
