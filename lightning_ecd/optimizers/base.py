@@ -366,6 +366,19 @@ class Descent(torch.optim.Optimizer):
 _watched_step = torch.optim.Optimizer.profile_hook_step(Descent._step)
 
 
+def with_decay(g: Tensor, x: Tensor, decay: float) -> Tensor:
+    """Return g + λ x, or g itself where the weight decay λ is 0."""
+    return g.add(x, alpha=decay) if decay else g
+
+
+def with_momentum(
+    v: Tensor, d: Tensor, m: float, nesterov: bool, fresh: float = 1.0
+) -> Tensor:
+    """Set v ← m v + fresh d; return d + m v with Nesterov's momentum, else v itself."""
+    v.mul_(m).add_(d, alpha=fresh)
+    return d.add(v, alpha=m) if nesterov else v
+
+
 def _plain(group: dict[str, Any]) -> dict[str, Any]:
     """Return a group whose system is a copy, device numbers read out."""
     if "system" not in group:

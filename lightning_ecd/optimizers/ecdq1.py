@@ -130,23 +130,16 @@ class ECDq1(ECD):
         k = where(live, H.kick(V, E), 0.0)
         d = where(live, H.drift(V, E, 1.0), 0.0)
         L = V + head["f_min"] + self.system["shift"]
-        along = [r * dot for dot in particle.dots()]  # u·∇F
-        if not head["compat"]:
-            along = [sum(along)] * len(along)
-
+        along = particle.along(r, apart=head["compat"])
         if head["step_size"] == "elementwise":
             self._move_by_entry(particle, steps, L, k, d, r, along)
             d_left: Number = 0.0
         else:
             for_kick, for_drift = self._step_sizes(head, L)
             k, d = k * for_kick, d * for_drift
-            # u - c (1 - u uᵀ) G = (1 + c u·G) u - c G
-            stretch = [
-                1 + step * k * dot for step, dot in zip(steps, along, strict=True)
-            ]
             signed = head["step_size"] == "sign"
             once = not signed and not head["nu"]
-            particle.kick(steps, k, r, stretch, d if once else None)
+            particle.kick_across(steps, k, r, along, d if once else None)
             if signed:
                 for step, (q, _, x) in zip(steps, particle.parts, strict=True):
                     add_scaled(x, step * d, q.sign())

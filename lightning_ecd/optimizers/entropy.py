@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_ecd.checks import one_of
 from lightning_ecd.flat import square_norm
-from lightning_ecd.optimizers.base import ParamsT
+from lightning_ecd.optimizers.base import ParamsT, with_momentum
 from lightning_ecd.optimizers.exploration import FAMILY, LocalEntropy
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
 
@@ -325,14 +325,13 @@ class EntropySGD(LocalEntropy):
     ) -> Tensor:
         """Return the direction with momentum, as torch's SGD adds it."""
         own, v = group.setdefault("system", {}), self.kept("momentum")[part]
+        fresh = 1 - group["dampening"]
         if self._starts_from_gradient(group) and first is not None:
-            v.copy_(first).mul_(momentum).add_(d, alpha=1 - group["dampening"])
+            v.copy_(first)
         elif "moving" not in own:
-            v.copy_(d)
-        else:
-            v.mul_(momentum).add_(d, alpha=1 - group["dampening"])
+            fresh = 1.0
         own["moving"] = 1
-        return d.add(v, alpha=momentum) if group["nesterov"] else v
+        return with_momentum(v, d, momentum, group["nesterov"], fresh)
 
     def _starts_from_gradient(self, group: dict[str, Any]) -> bool:
         """Return whether this step is the first of preset "python"."""

@@ -50,7 +50,8 @@ class EntropyECD(LocalEntropy):
         f_min: Assumed minimum F0 of U.
         extra_energy: Initial |p|² = δE >= 0 of the separable particle.
         eta: Concentration exponent η_E > 0.
-        nu: Angle ν >= 0 of about which the momentum turns at random per point.
+        nu: Rotation ν >= 0 per point, as `ECDSep`'s with `scaled`: it is divided by √n,
+            so that ν is about the angle.
         skip_first_eval: Let the evaluation at x be the first of the L.
         diagnostics_every: Steps between diagnostics; 0: none.
         seed: Of the turns.
@@ -203,12 +204,11 @@ class EntropyECD(LocalEntropy):
         shell = H.kinetic(V, E)
         usable = (shell > 0) & (p2 > 0)
         r = (where(usable, shell, 1.0) / where(usable, p2, 1.0)) ** 0.5
-        k, stretch = where(live, H.kick(V, E), 0.0), None
+        k = where(live, H.kick(V, E), 0.0)
         if head["dynamics"] == "constant_speed":
-            # u - c (1 - u uᵀ) G = (1 + c u·G) u - c G
-            along = r * sum(particle.dots())
-            stretch = [1 + dt * k * along for dt in steps]
-        p2 = particle.kick(steps, k, r, stretch)
+            p2 = particle.kick_across(steps, k, r, particle.along(r))
+        else:
+            p2 = particle.kick(steps, k, r)
         d = where(live, H.drift(V, E, p2), 0.0)
         turn = where(live, head["nu"] / math.sqrt(max(particle.n, 1)), 0.0)
         if head["nu"]:

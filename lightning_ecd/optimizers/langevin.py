@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import Annotated
 
-from lightning_ecd.optimizers.base import Descent, Evaluate, Number, ParamsT
+from lightning_ecd.optimizers.base import Descent, Evaluate, Number, ParamsT, with_decay
 from lightning_ecd.optimizers.entropy import EntropySGD
 from lightning_ecd.optimizers.exploration import FAMILY
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
@@ -69,11 +69,8 @@ class SGLD(Descent):
         """Follow the gradient and diffuse."""
         t, body = self.system["steps"] + 1, self.body_of(self.x)
         for group, part in self.parts:
-            x, g = self.x[part], self.g[part]
-            lr = group["lr"] * (1 + t) ** -group["power"]
-            if group["weight_decay"]:
-                g = g.add(x, alpha=group["weight_decay"])
-            x.sub_(g, alpha=lr)
+            x, lr = self.x[part], group["lr"] * (1 + t) ** -group["power"]
+            x.sub_(with_decay(self.g[part], x, group["weight_decay"]), alpha=lr)
             if group["noise"]:
                 z = body.normals(x, group["seed"], t, part.start)
                 x.sub_(z, alpha=math.sqrt(2 * lr) * group["noise"])

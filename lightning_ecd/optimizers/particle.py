@@ -126,6 +126,28 @@ class Particle:
             self._settle()
         return self.own["p2"]
 
+    def kick_across(
+        self,
+        steps: Sequence[Number],
+        k: Number,
+        r: Number,
+        along: Sequence[Number],
+        d: Number | None = None,
+    ) -> Number:
+        """Kick a unit momentum: u ← r u - Δt k (1 - u uᵀ) (∇F + w_d θ); see `kick`.
+
+        Args:
+            steps: Δt of every part.
+            k: Strength of the kick.
+            r: Rescale of the momentum.
+            along: Returned by `along`.
+            d: As of `kick`.
+        """
+        # u - c (1 - u uᵀ) G = (1 + c u·G) u - c G
+        pairs = zip(steps, along, strict=True)
+        stretch = [1 + step * k * dot for step, dot in pairs]
+        return self.kick(steps, k, r, stretch, d)
+
     def drift(self, steps: Sequence[Number], d: Number) -> None:
         """Drift: θ ← θ + Δt d p."""
         for step, (q, _, x) in zip(steps, self.parts, strict=True):
@@ -161,12 +183,13 @@ class Particle:
         """The factor between `q` and p."""
         return self.own["scale"] if self.host else 1.0
 
-    def dots(self) -> list[Number]:
-        """Return p·(∇F + w_d θ), one per part."""
-        return [
-            self.scale * self.body.dot(q, g, x, group["weight_decay"])
+    def along(self, r: Number, apart: bool = False) -> list[Number]:
+        """Return r p·(∇F + w_d θ), one number per part: that of all, or `apart`."""
+        dots = [
+            r * (self.scale * self.body.dot(q, g, x, group["weight_decay"]))
             for group, (q, g, x) in zip(self.groups, self.parts, strict=True)
         ]
+        return dots if apart else [sum(dots)] * len(dots)
 
     def decay(self) -> Number:
         """Return ½ Σ w_d |θ|² over the parts."""

@@ -2,7 +2,14 @@
 
 from typing import Annotated
 
-from lightning_ecd.optimizers.base import Descent, Evaluate, Number, ParamsT
+from lightning_ecd.optimizers.base import (
+    Descent,
+    Evaluate,
+    Number,
+    ParamsT,
+    with_decay,
+    with_momentum,
+)
 from lightning_ecd.optimizers.traits import Traits
 from lightning_ecd.ranges import LogUniform, Uniform
 
@@ -51,10 +58,8 @@ class HeavyBall(Descent):
     def update(self, loss: Number, evaluate: Evaluate) -> None:
         """Follow the gradient, keeping some of the last direction."""
         for group, part in self.parts:
-            x, g = self.x[part], self.g[part]
-            if group["weight_decay"]:
-                g = g.add(x, alpha=group["weight_decay"])
-            if group["momentum"]:
-                p = self.kept("momentum")[part]
-                g = p.mul_(group["momentum"]).add_(g)
-            x.add_(g, alpha=-group["lr"])
+            x, m = self.x[part], group["momentum"]
+            d = with_decay(self.g[part], x, group["weight_decay"])
+            if m:
+                d = with_momentum(self.kept("momentum")[part], d, m, False)
+            x.add_(d, alpha=-group["lr"])

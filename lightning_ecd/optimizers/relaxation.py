@@ -3,7 +3,13 @@
 from dataclasses import replace
 from typing import Annotated, Any
 
-from lightning_ecd.optimizers.base import Descent, Evaluate, Number, ParamsT
+from lightning_ecd.optimizers.base import (
+    Descent,
+    Evaluate,
+    Number,
+    ParamsT,
+    with_momentum,
+)
 from lightning_ecd.optimizers.entropy import BOUNDS, EntropySGD
 from lightning_ecd.optimizers.exploration import growth
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
@@ -214,6 +220,5 @@ class FP(Descent):
         for group, part in self.parts:
             d, m = p[part], group["momentum"]
             if m:
-                v = self.kept("momentum")[part].mul_(m).add_(d)
-                d = d.add(v, alpha=m)
+                d = with_momentum(self.kept("momentum")[part], d, m, True)
             self.x[part].sub_(d, alpha=group["lr"])

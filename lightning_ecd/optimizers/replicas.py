@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed
 
 from lightning_ecd.flat import square_norm
-from lightning_ecd.optimizers.base import Evaluate, Number, ParamsT
+from lightning_ecd.optimizers.base import Evaluate, Number, ParamsT, with_momentum
 from lightning_ecd.optimizers.entropy import BOUNDS, resolved
 from lightning_ecd.optimizers.evaluations import Value
 from lightning_ecd.optimizers.exploration import FAMILY, Exploring
@@ -129,8 +129,7 @@ class _Replicas(Exploring):
             d = x_i[part] - mean[part]
             d.add_(x_i[part] - r[part], alpha=self.pull(group))
             if m:
-                v = self._own("momentum", i)[part].mul_(m).add_(d)
-                d.add_(v, alpha=m)
+                d = with_momentum(self._own("momentum", i)[part], d, m, True)
             x_i[part].sub_(d, alpha=group["lr"])
 
     def pull(self, group: dict[str, Any]) -> float:

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from lightning_ecd.flat import dot, square_norm
-from lightning_ecd.optimizers.base import Descent, Evaluate, Number, ParamsT
+from lightning_ecd.optimizers.base import (
+    Descent,
+    Evaluate,
+    Number,
+    ParamsT,
+    with_decay,
+    with_momentum,
+)
 from lightning_ecd.optimizers.traits import Traits
 from lightning_ecd.ranges import Integers, LogUniform, Uniform
 
@@ -74,13 +81,11 @@ class _Sharpness(Descent):
     def _descend(self, gradient: Tensor) -> None:
         """Step as torch's SGD does, by a gradient of shape (n,)."""
         for group, part in self.parts:
-            x, d = self.x[part], gradient[part]
-            if group["weight_decay"]:
-                d = d.add(x, alpha=group["weight_decay"])
-            if group["momentum"]:
+            x, m = self.x[part], group["momentum"]
+            d = with_decay(gradient[part], x, group["weight_decay"])
+            if m:
                 v = self.kept("momentum")[part]
-                v.mul_(group["momentum"]).add_(d)
-                d = d.add(v, alpha=group["momentum"]) if group["nesterov"] else v
+                d = with_momentum(v, d, m, group["nesterov"])
             x.sub_(d, alpha=group["lr"])
 
 
