@@ -127,8 +127,9 @@ class NES(ZeroOrder):
             only from Python.
 
     Note:
-        The loss that a step returns is that at w, on the first mini-batch; the mean of
-        F is in `info`.
+        The loss that a step returns is that at w, on the first mini-batch. `info` holds
+        the ``losses`` F, all + before all -, their mean ``mean_loss`` and the smallest,
+        ``least_loss``.
 
     Reference:
         D. Wierstra et al., "Natural evolution strategies", JMLR 2014, arXiv 1106.4487;
@@ -284,8 +285,9 @@ class ZeroOrderRBD(ZeroOrder):
             only from Python.
 
     Note:
-        `info` holds the table ``landscape`` (bins, d) of the step. All evaluations see
-        one mini-batch. The release may divide T(G) by a curvature of its own making,
+        `info` holds the table ``landscape`` of the step, (bins, d) or, with "forward",
+        (2, d), and its mean ``mean_loss``; with "jvp" nothing. All evaluations see one
+        mini-batch. The release may divide T(G) by a curvature of its own making,
         about -T(G) itself: that is a random walk, and left out.
 
     Reference:

@@ -86,7 +86,7 @@ class EntropySGLD(EntropySGD):
         lr: Step size η > 0 of the parameters.
         momentum: m in [0, 1) of the exploring point.
         weight_decay: L2 factor λ >= 0.
-        inner_steps: L >= 0.
+        inner_steps: L >= 0, exploring points; 0: gradient descent.
         inner_lr: Step size η' > 0 of the exploring point.
         gamma: Initial scope γ0 >= 0.
         scoping: Growth γ1 >= 0 of the scope.

@@ -31,11 +31,12 @@ class Learned(Descent):
 
     Args:
         params: Parameters or groups.
-        lr: Factor of the updates, > 0, the paper's out_mul; None: the file's.
+        lr: Δt > 0, the factor of the updates, out_mul of the released code; None: the
+            file's.
         checkpoint: A file or a name; None: "phnn_mnist", or the weights that `rule`
             has.
         rule: The network, for a class outside this project; None: as the file says.
-        weight_decay: Decoupled, >= 0.
+        weight_decay: w_d >= 0, decoupled.
 
     Note:
         The state is float32 beside 16-bit parameters. A parameter without a gradient

@@ -26,9 +26,9 @@ class HeavyBall(Descent):
 
     Args:
         params: Parameters or groups.
-        lr: Step size, > 0.
-        momentum: In (-1, 1), the paper's :math:`\beta`.
-        weight_decay: L2 factor, >= 0.
+        lr: Step size Δt > 0.
+        momentum: μ in (-1, 1), the paper's β.
+        weight_decay: L2 factor w_d >= 0.
 
     Reference:
         M. Velikanov, D. Kuznedelev, D. Yarotsky, "A view of mini-batch SGD via

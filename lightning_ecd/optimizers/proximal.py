@@ -22,7 +22,7 @@ class ProxSGD(EntropySGD):
         lr: Step size η > 0.
         momentum: m in [0, 1), Nesterov's.
         weight_decay: L2 factor λ >= 0.
-        inner_steps: L >= 0, steps between new centers x_c.
+        inner_steps: L >= 0, steps between new centers x_c; 0: SGD without a spring.
         gamma: Initial scope γ0 >= 0.
         scoping: Growth γ1 >= 0 of the scope.
         gamma_max: Largest γ > 0.
@@ -90,8 +90,12 @@ class Lookahead(EntropySGD):
 
     Entropy-SGD without spring and noise, whose mean is the last point:
 
-    .. math:: x' \leftarrow x' - \eta'\,\text{SGD}\big(\nabla f(x')\big)
-        \quad (k \text{ times}), \qquad x \leftarrow x + a\,(x' - x)
+    .. math:: u \leftarrow m u + \nabla f(x') + \lambda x', \quad
+        x' \leftarrow x' - \eta'\,u \quad (k \text{ times}), \qquad
+        x \leftarrow x + a\,(x' - x)
+
+    With `nesterov` :math:`\nabla f(x') + \lambda x' + m u` takes the place of u in the
+    fast moves; u lives on from step to step.
 
     Args:
         params: Parameters or groups.
@@ -99,8 +103,8 @@ class Lookahead(EntropySGD):
         momentum: m in [0, 1) of the fast steps.
         weight_decay: L2 factor λ >= 0.
         nesterov: Nesterov momentum instead of heavy-ball.
-        inner_steps: k >= 0.
-        inner_lr: Step size > 0 of the fast steps.
+        inner_steps: k >= 0, fast steps; 0: SGD of step size a.
+        inner_lr: Step size η' > 0 of the fast steps.
 
     Reference:
         M. Zhang, J. Lucas, G. Hinton, J. Ba, "Lookahead optimizer: k steps forward, 1

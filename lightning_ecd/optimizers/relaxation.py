@@ -37,7 +37,7 @@ class HJB(EntropySGD):
         lr: Step size η > 0 towards the proximal point.
         momentum: m in [0, 1) of both moves, Nesterov's.
         weight_decay: L2 factor λ >= 0.
-        inner_steps: L >= 0.
+        inner_steps: L >= 0, exploring points; 0: gradient descent.
         inner_lr: Step size η' > 0 of the exploring point.
         gamma: Initial scope γ0 >= 0.
         scoping: Growth γ1 >= 0 of the scope.
@@ -97,7 +97,7 @@ class HEAT(EntropySGD):
         lr: Step size η > 0 towards the mean.
         momentum: m in [0, 1) of both moves, Nesterov's.
         weight_decay: L2 factor λ >= 0.
-        inner_steps: L >= 0.
+        inner_steps: L >= 0, exploring points; 0: gradient descent.
         inner_lr: Step size η' > 0 of the exploring point.
         gamma: Initial scope γ0 >= 0.
         scoping: Growth γ1 >= 0 of the scope.
@@ -163,7 +163,7 @@ class FP(Descent):
         lr: Step size η > 0.
         momentum: m in [0, 1), Nesterov's.
         weight_decay: L2 factor λ >= 0, part of the gradient.
-        inner_steps: L >= 0.
+        inner_steps: L >= 0, iterations; 0: gradient descent.
         gamma: Initial scope γ0 > 0.
         scoping: Growth γ1 >= 0 of the scope.
 

@@ -216,7 +216,7 @@ class Parle(_Replicas):
         inner_steps: L >= 0; 0: the gradient takes the place of x_i - μ_i.
         inner_lr: Step size η' > 0 of the exploring points.
         gamma: Initial scope γ0 >= 0.
-        scoping: Growth >= 0 of γ and ρ per step.
+        scoping: Growth γ1 >= 0 of γ and ρ, which are γ0 and ρ0 times (1 + γ1)^t.
         gamma_max: Largest γ > 0.
         rho: Initial ρ0 >= 0, pull towards the mean of all.
         rho_max: Largest ρ > 0.
@@ -225,7 +225,9 @@ class Parle(_Replicas):
     Note:
         After a step the parameters are the master, the mean of all replicas. The loss
         that a step returns is that of its first evaluation, at the first replica.
-        Outside Lightning, wrap the closure in DDP's ``no_sync``.
+        `info` holds ``gamma``, ``rho`` and ``spread``, the root mean square distance
+        of this process's replicas from the master. Outside Lightning, wrap the closure
+        in DDP's ``no_sync``.
 
     Reference:
         P. Chaudhari et al., "Parle: parallelizing stochastic gradient descent", 2017,
@@ -301,7 +303,7 @@ class ElasticSGD(Parle):
         weight_decay: L2 factor λ >= 0.
         replicas: On every rank, >= 1.
         rho: Initial ρ0 >= 0, pull towards the mean of all.
-        scoping: Growth >= 0 of ρ per step.
+        scoping: Growth γ1 >= 0 of ρ, which is ρ0 (1 + γ1)^t.
         rho_max: Largest ρ > 0.
 
     Reference:

@@ -7,6 +7,7 @@ w         ``x``               (n,) parameters
 g         ``g``               (n,) gradient at w
 e         ``e``               (n,) way to the worst point within ρ
 g_s       ``g``               (n,) gradient at w + e, on the same mini-batch
+v         ``momentum``        (n,) momentum
 ========  ==================  ==============================================
 """
 
@@ -92,16 +93,19 @@ class _Sharpness(Descent):
 class SAM(_Sharpness):
     r"""Sharpness-aware minimization on SGD.
 
-    .. math:: e = \rho\,\frac{\nabla f(w)}{|\nabla f(w)|}, \qquad
-        w \leftarrow w - \eta\,\text{SGD}\big(\nabla f(w + e)\big)
+    .. math:: e = \rho\,\frac{\nabla f(w)}{|\nabla f(w)|}, \quad
+        g_s = \nabla f(w + e), \quad v \leftarrow m v + g_s + \lambda w, \quad
+        w \leftarrow w - \eta\,v
 
-    Both gradients are of the same mini-batch; |·| is over all parameters.
+    Both gradients are of the same mini-batch; |·| is over all parameters. With
+    `nesterov` :math:`g_s + \lambda w + m v` takes the place of v in the move. `info`
+    holds ``worst``, the loss at w + e.
 
     Args:
         params: Parameters or groups.
         lr: Step size η > 0.
-        momentum: In [0, 1).
-        weight_decay: L2 factor >= 0, at w.
+        momentum: m in [0, 1).
+        weight_decay: L2 factor λ >= 0, at w.
         nesterov: Nesterov momentum instead of heavy-ball.
         rho: Radius ρ >= 0.
 
@@ -141,14 +145,15 @@ class ASAM(_Sharpness):
 
     .. math:: T = |w| + \eta_T, \qquad e = \rho\,\frac{T^2 \nabla f(w)}{|T \nabla f(w)|}
 
-    T is 1 for what is no weight: parameters whose name does not end in "weight", or,
-    where the optimizer was not given names, those of fewer than two dimensions.
+    then as `SAM`. T is 1 for what is no weight: parameters whose name does not end in
+    "weight", or, where the optimizer was not given names, those of fewer than two
+    dimensions.
 
     Args:
         params: Parameters, groups, or pairs of name and parameter.
         lr: Step size η > 0.
-        momentum: In [0, 1).
-        weight_decay: L2 factor >= 0, at w.
+        momentum: m in [0, 1).
+        weight_decay: L2 factor λ >= 0, at w.
         nesterov: Nesterov momentum instead of heavy-ball.
         rho: Radius ρ >= 0.
         offset: η_T >= 0.
@@ -208,18 +213,20 @@ class LookSAM(_Sharpness):
 
     The component of g_s orthogonal to g changes slowly; in between it is used again.
 
-    .. math:: g_v = g_s - \frac{g_s \cdot g}{|g|^2}\,g, \qquad
-        g \leftarrow g + \alpha\,\frac{|g|}{|g_v|}\,g_v
+    .. math:: g_v = g_s - \frac{g_s \cdot g}{|g|^2}\,g \quad \text{(every k-th step)},
+        \qquad g_s = g + \alpha\,\frac{|g|}{|g_v|}\,g_v \quad \text{(in between)}
+
+    then as `SAM`, whose ``worst`` is in `info` after the steps that look.
 
     Args:
         params: Parameters or groups.
         lr: Step size η > 0.
-        momentum: In [0, 1).
-        weight_decay: L2 factor >= 0, at w.
+        momentum: m in [0, 1).
+        weight_decay: L2 factor λ >= 0, at w.
         nesterov: Nesterov momentum instead of heavy-ball.
         rho: Radius ρ >= 0.
-        every: k >= 1.
-        alpha: α >= 0.
+        every: k >= 1, steps from one look to the next.
+        alpha: α >= 0, weight of the kept component.
 
     Reference:
         Y. Liu, S. Mai, X. Chen, C.-J. Hsieh, Y. You, "Towards efficient and scalable

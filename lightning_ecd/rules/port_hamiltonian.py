@@ -87,6 +87,13 @@ class PortHamiltonianRule(UpdateRule):
         of equations per coordinate. The difference quotient of the potential has a
         closed form without cancellation, and the implicit equation one root, between
         -q and the point that q would reach without force.
+
+    Reference:
+        Port-Hamiltonian systems: A. van der Schaft, D. Jeltsema, "Port-Hamiltonian
+        systems theory: an introductory overview", Found. Trends Syst. Control 2014.
+        Discrete gradients: R. I. McLachlan, G. R. W. Quispel, N. Robidoux, "Geometric
+        integration using discrete gradients", Phil. Trans. R. Soc. A 1999. The rule
+        that they make is this project's, after arXiv 2111.00565.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ class SmallFCRule(UpdateRule):
     factored moments, r, c and their inverse roots: 28 numbers; then 11 of the step t,
     :math:`\tanh(t/\tau - 1)`. It answers with a direction and a magnitude:
 
-    .. math:: u = -10^{-3}\, o_0\, e^{0.001\, o_1}
+    .. math:: u = -a\, o_0\, e^{0.001\, o_1}
 
     The decays are learned too: :math:`\beta = 1 - (1 - \beta_0) e^{10 \delta}`, cut
     to [0, 1]. The weights have the names of the released networks: ``network.input``,
@@ -36,7 +36,7 @@ class SmallFCRule(UpdateRule):
 
     Args:
         hidden: Units of either hidden layer, at least 1.
-        step_mult: What the direction is multiplied with, > 0: 0.001, or 0.01.
+        step_mult: a > 0, what the direction is multiplied with: 0.001, or 0.01.
 
     Note:
         Tensors of two and more dimensions are factored over the largest two (the later

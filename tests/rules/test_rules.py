@@ -379,8 +379,10 @@ def test_a_state_of_zeros_under_norm_is_nan_as_published_and_zero_by_default():
     [
         (lambda: HNNRule(factor=0.0), "factor"),
         (lambda: HNNRule(epsilon=-1.0), "epsilon"),
+        (lambda: HNNRule(epsilon=np.nan), "epsilon"),
         (lambda: LSTMRule(hidden=0), "hidden"),
         (lambda: LSTMRule(factor=-1.0), "factor"),
+        (lambda: LSTMRule(factor=np.nan), "factor"),
         (lambda: PortHamiltonianRule(modes=0), "modes"),
         (lambda: PortHamiltonianRule(hidden=-1), "hidden"),
         (lambda: PortHamiltonianRule(factor=0.0), "factor"),
