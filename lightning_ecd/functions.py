@@ -26,8 +26,8 @@ from torch import Tensor
 from lightning_ecd.checks import at_least, one_of
 
 Point = tuple[float, ...]
-Form = Literal["flat", "regularised", "standard"]
-_FORMS = {"flat": (0.02, 0.0), "regularised": (0.02, 1e-8), "standard": (0.2, 0.0)}
+Form = Literal["flat", "regularized", "standard"]
+_FORMS = {"flat": (0.02, 0.0), "regularized": (0.02, 1e-8), "standard": (0.2, 0.0)}
 _DEPTH = 1.0 - 2.75e-6  # of the second basin: makes the minima equal
 
 
@@ -181,7 +181,7 @@ class Ackley(Function):
     The gradient at the kink is taken as zero.
 
     Args:
-        form: "flat", the BBI paper's b = 0.02; "regularised", the ECDSep paper's,
+        form: "flat", the BBI paper's b = 0.02; "regularized", the ECDSep paper's,
             with c = 1e-8 besides; "standard" for the usual b = 0.2.
         dimension: n >= 1; the papers' is 2.
     """

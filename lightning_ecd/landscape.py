@@ -29,7 +29,7 @@ def local_energy(
 
     Reference:
         F. Pittorino et al., "Entropic gradient descent algorithms and wide flat
-        minima", ICLR 2021, arXiv:2006.07897.
+        minima", ICLR 2021, arXiv 2006.07897.
     """
     above(0, std=std)
     at_least(1, draws=draws)
@@ -50,7 +50,7 @@ def sharpness(loss: Loss, rho: float = 0.05) -> float:
 
     Reference:
         P. Foret et al., "Sharpness-aware minimization for efficiently improving
-        generalization", ICLR 2021, arXiv:2010.01412.
+        generalization", ICLR 2021, arXiv 2010.01412.
     """
     above(0, rho=rho)
     g = loss.gradient()
@@ -67,7 +67,7 @@ def gradient_correlation(loss: Loss) -> tuple[float, float]:
 
     Reference:
         F. Gressmann, Z. Eaton-Rosen, C. Luschi, "Improving neural network training in
-        low dimensional random bases", NeurIPS 2020, arXiv:2011.04720, whose code
+        low dimensional random bases", NeurIPS 2020, arXiv 2011.04720, whose code
         measures it with frozen weights.
     """
     if len(loss.batches) < 2:
@@ -80,7 +80,7 @@ def gradient_correlation(loss: Loss) -> tuple[float, float]:
     return mean_and_error(torch.stack(cosines))
 
 
-def filter_normalised(loss: Loss, seed: int = 0, number: int = 0) -> Tensor:
+def filter_normalized(loss: Loss, seed: int = 0, number: int = 0) -> Tensor:
     r"""Return a random direction, (n,), in which every filter has its weights' norm.
 
     :math:`d_j \leftarrow d_j |w_j|/|d_j|` for every filter j (row of a matrix), zero
@@ -94,7 +94,7 @@ def filter_normalised(loss: Loss, seed: int = 0, number: int = 0) -> Tensor:
 
     Reference:
         H. Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018,
-        arXiv:1712.09913.
+        arXiv 1712.09913.
     """
     parts = []
     for i, p in enumerate(loss.parameters):
@@ -180,7 +180,7 @@ def entropy_probe(
 
     Reference:
         `estimate_local_entropy` in the development code of P. Chaudhari et al.,
-        "Entropy-SGD", ICLR 2017, arXiv:1611.01838 (200 epochs, lr 0.1, decay 1e-3).
+        "Entropy-SGD", ICLR 2017, arXiv 1611.01838 (200 epochs, lr 0.1, decay 1e-3).
     """
     above(0, lr=lr)
     at_least(0, noise=noise, weight_decay=weight_decay)

@@ -56,7 +56,7 @@ class Orthogonality:
 
     Reference:
         The code of F. Gressmann, Z. Eaton-Rosen, C. Luschi, "Improving neural network
-        training in low dimensional random bases", NeurIPS 2020, arXiv:2011.04720,
+        training in low dimensional random bases", NeurIPS 2020, arXiv 2011.04720,
         whose table has the labels of its dimensions shifted by a row.
     """
 

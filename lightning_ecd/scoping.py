@@ -66,7 +66,7 @@ class Scoping:
 
     Reference:
         P. Chaudhari et al., "Entropy-SGD: biasing gradient descent into wide
-        valleys", ICLR 2017, arXiv:1611.01838, figure 2 and its program.
+        valleys", ICLR 2017, arXiv 1611.01838, figure 2 and its program.
     """
 
     def __init__(

@@ -171,8 +171,8 @@ def test_fisher_is_the_second_moment_of_single_gradients():
     torch.testing.assert_close(loss.fvp(V), V @ F, rtol=0, atol=1e-14)
     torch.testing.assert_close(loss.fvp(V[0]), F @ V[0], rtol=0, atol=1e-14)
     torch.testing.assert_close(loss.fisher_diagonal(), F.diagonal())
-    centred = g.var(0, correction=0)
-    torch.testing.assert_close(loss.fisher_diagonal(centred=True), centred)
+    centered = g.var(0, correction=0)
+    torch.testing.assert_close(loss.fisher_diagonal(centered=True), centered)
 
 
 def test_single_gradients_come_in_chunks_that_fit(monkeypatch):

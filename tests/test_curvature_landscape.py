@@ -7,7 +7,7 @@ from torch import nn
 from lightning_ecd.curvature import Loss
 from lightning_ecd.landscape import (
     entropy_probe,
-    filter_normalised,
+    filter_normalized,
     gradient_correlation,
     line,
     local_energy,
@@ -62,12 +62,12 @@ def test_sharpness_of_a_quadratic(bowl):
 
 
 def test_filters_of_a_direction_have_the_norms_of_the_weights(bowl):
-    d = filter_normalised(bowl, seed=1)
+    d = filter_normalized(bowl, seed=1)
     w = bowl.x[:4].view(2, 2)
     torch.testing.assert_close(d[:4].view(2, 2).norm(dim=1), w.norm(dim=1))
     assert not d[4:].any()
-    assert torch.equal(d, filter_normalised(bowl, seed=1))
-    assert not torch.equal(d, filter_normalised(bowl, seed=1, number=1))
+    assert torch.equal(d, filter_normalized(bowl, seed=1))
+    assert not torch.equal(d, filter_normalized(bowl, seed=1, number=1))
 
 
 def test_slices_of_a_quadratic(bowl):

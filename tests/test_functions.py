@@ -31,8 +31,8 @@ CASES = {
     "zakharov": (Zakharov(), reference.zakharov),
     "zakharov_1": (Zakharov(1), reference.zakharov),
     "flat": (Ackley(), partial(reference.ackley, b=0.02)),
-    "regularised": (
-        Ackley("regularised"),
+    "regularized": (
+        Ackley("regularized"),
         partial(reference.ackley, b=0.02, c=1e-8),
     ),
     "standard": (Ackley("standard", 3), partial(reference.ackley, b=0.2)),
@@ -229,7 +229,7 @@ def test_basins_are_discs_of_one_in_scaled_distance():
     assert function.basin(x[3]).item() == 2
 
 
-@pytest.mark.parametrize("form", ["flat", "regularised", "standard"])
+@pytest.mark.parametrize("form", ["flat", "regularized", "standard"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_gradient_at_the_kink_is_zero(form, dtype):
     function, kink = Ackley(form), torch.zeros(2, dtype=dtype)
@@ -250,8 +250,8 @@ def test_gradients_beside_the_kink_are_no_steeper_than_the_funnel(size):
 
 def test_the_forms_of_ackley_differ_as_published():
     x = torch.tensor([3.0, -4.0], dtype=torch.float64)
-    flat, regularised = Ackley("flat")(x), Ackley("regularised")(x)
-    assert (regularised - flat).item() == pytest.approx(1e-8 * 5.0**8, rel=1e-9)
+    flat, regularized = Ackley("flat")(x), Ackley("regularized")(x)
+    assert (regularized - flat).item() == pytest.approx(1e-8 * 5.0**8, rel=1e-9)
     assert Ackley("standard")(x) > 5 * flat
 
 
@@ -303,7 +303,7 @@ def test_constants_first_used_under_a_transform_serve_outside():
         (lambda: Rosenbrock(1), "dimension must be at least 2, got 1"),
         (lambda: Zakharov(0), "dimension must be at least 1, got 0"),
         (lambda: Ackley("flat", 0), "dimension must be at least 1, got 0"),
-        (lambda: Ackley("steep"), "form must be one of flat, regularised, standard"),
+        (lambda: Ackley("steep"), "form must be one of flat, regularized, standard"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(build, message):

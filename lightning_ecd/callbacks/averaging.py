@@ -43,7 +43,7 @@ class WeightAverage(WeightAveraging):
     Reference:
         P. Izmailov, D. Podoprikhin, T. Garipov, D. Vetrov, A. G. Wilson, "Averaging
         weights leads to wider optima and better generalization", UAI 2018,
-        arXiv:1803.05407.
+        arXiv 1803.05407.
     """
 
     def __init__(self, start_epoch: int = 161, update_batchnorm: bool = True):
@@ -138,7 +138,7 @@ class LastAverage(Callback):
 
     Reference:
         G. B. De Luca, A. Gatti, E. Silverstein, "Improving energy conserving descent
-        for machine learning: theory and practice", arXiv:2306.00352.
+        for machine learning: theory and practice", arXiv 2306.00352.
     """
 
     def __init__(

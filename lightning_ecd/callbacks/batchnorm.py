@@ -53,7 +53,7 @@ class BatchNormEstimate(Callback):
 
     Reference:
         P. Chaudhari et al., "Entropy-SGD: biasing gradient descent into wide
-        valleys", ICLR 2017, arXiv:1611.01838.
+        valleys", ICLR 2017, arXiv 1611.01838.
     """
 
     def __init__(self, mode: Mode = "exact"):

@@ -23,7 +23,7 @@ def spectrum_figure(
     spectrum: Spectrum,
     width: float | None = None,
     top: Sequence[float] = (),
-    centre: float = 1e-4,
+    center: float = 1e-4,
 ) -> Figure:
     """Draw a spectrum: its density, and counts of eigenvalues in four panels.
 
@@ -31,7 +31,7 @@ def spectrum_figure(
         spectrum: Estimated or exact.
         width: Of the Gaussians; default: see `Spectrum.width`.
         top: Eigenvalues known for themselves, marked on the axis.
-        centre: Where the tails begin, on either side of 0.
+        center: Where the tails begin, on either side of 0.
 
     Returns:
         A figure: above the density over the whole range on a logarithmic scale, with
@@ -45,12 +45,12 @@ def spectrum_figure(
     _density(places["whole"], spectrum, width or spectrum.width(), top)
     nodes = spectrum.nodes.flatten().numpy()
     counts = spectrum.weights.flatten().numpy() * spectrum.size / len(spectrum.nodes)
-    low, high = min(nodes.min(), -centre), max(nodes.max(), centre)
+    low, high = min(nodes.min(), -center), max(nodes.max(), center)
     panels = [places[name] for name in "abcd"]
     ranges = {
-        f"negative tail, below −{centre:g}": (-np.inf, -centre),
-        f"centre, within ±{centre:g}": (-centre, centre),
-        f"positive tail, above {centre:g}": (centre, np.inf),
+        f"negative tail, below −{center:g}": (-np.inf, -center),
+        f"centre, within ±{center:g}": (-center, center),
+        f"positive tail, above {center:g}": (center, np.inf),
     }
     for axes, (title, (least, most)) in zip(panels, ranges.items(), strict=False):
         inside = (nodes > least) & (nodes < most)

@@ -224,7 +224,7 @@ class Inspection:
     ) -> None:
         batches = len(loss.batches)
         first, second = (
-            landscape.filter_normalised(loss, self.seed, i) for i in range(2)
+            landscape.filter_normalized(loss, self.seed, i) for i in range(2)
         )
         if self.points:
             stage("slices", 2 * self.points * batches)

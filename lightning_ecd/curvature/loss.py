@@ -240,17 +240,17 @@ class Loss:
             H[part.start :, part] = mean.T
         return H
 
-    def fisher_diagonal(self, centred: bool = False) -> Tensor:
+    def fisher_diagonal(self, centered: bool = False) -> Tensor:
         """Return the diagonal of the empirical Fisher matrix, (n,): the mean of g².
 
         Args:
-            centred: Subtract the square of the mean gradient.
+            centered: Subtract the square of the mean gradient.
         """
         square, mean = torch.zeros_like(self.x), torch.zeros_like(self.x)
         for g in self.sample_gradients():
             square += g.square().sum(0) / self.samples
             mean += g.sum(0) / self.samples
-        return square - mean.square() if centred else square
+        return square - mean.square() if centered else square
 
     def sample_gradients(self) -> Iterator[Tensor]:
         """Yield gradients of single samples in chunks, (b, n).

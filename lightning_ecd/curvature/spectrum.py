@@ -202,8 +202,8 @@ def lanczos_quadrature(
 
     Reference:
         B. Ghorbani, S. Krishnan, Y. Xiao, "An investigation into neural net
-        optimization via Hessian eigenvalue density", ICML 2019, arXiv:1901.10159;
-        Z. Yao et al., "PyHessian", arXiv:1912.07145.
+        optimization via Hessian eigenvalue density", ICML 2019, arXiv 1901.10159;
+        Z. Yao et al., "PyHessian", arXiv 1912.07145.
     """
     at_least(1, probes=probes, steps=steps)
     n, m = len(like), min(steps, len(like))

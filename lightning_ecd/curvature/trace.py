@@ -62,7 +62,7 @@ def hutchpp_trace(
 
     Reference:
         R. A. Meyer, C. Musco, C. Musco, D. P. Woodruff, "Hutch++: optimal stochastic
-        trace estimation", SOSA 2021, arXiv:2010.09649.
+        trace estimation", SOSA 2021, arXiv 2010.09649.
     """
     at_least(3, products=products)
     third = min(products // 3, len(like))

@@ -38,13 +38,13 @@ class EntropyECD(LocalEntropy):
     Args:
         params: Parameters or groups.
         lr: Step size η > 0 of the parameters; 1 goes to the mean.
-        weight_decay: L2 factor >= 0, part of U.
+        weight_decay: L2 factor λ >= 0, part of U.
         inner_steps: L >= 0, exploring points; 0: gradient descent.
         inner_lr: Time step Δt > 0 of the particle.
         gamma: Initial scope γ0 >= 0.
         scoping: Growth γ1 >= 0 of the scope.
         gamma_max: Largest γ > 0; default: none.
-        alpha: Weight in (0, 1] of the newest point in the mean; default: all points
+        alpha: Weight α in (0, 1] of the newest point in the mean; default: all points
             weigh the same.
         dynamics: "separable" or "constant_speed".
         f_min: Assumed minimum F0 of U.

@@ -102,7 +102,7 @@ class HNNRule(UpdateRule):
         both = torch.addmm(of_one, of_hidden, hidden)
         both = torch.addmm(torch.addmm(both, of_p, p), of_q, q)
         update, s = both.view(2, *grad.shape)
-        return update, {"s": self._normalised(s, context.layout) if self.norm else s}
+        return update, {"s": self._normalized(s, context.layout) if self.norm else s}
 
     def _first_layers(self) -> tuple[Tensor, Tensor]:
         """Return weight (2 d, d) and bias (2 d, 1) of the hidden units of v and g."""
@@ -136,7 +136,7 @@ class HNNRule(UpdateRule):
         x = x.flatten()
         return log_and_sign(x, self.factor, 0) if self.preproc else x.unsqueeze(0)
 
-    def _normalised(self, s: Tensor, layout: Layout) -> Tensor:
+    def _normalized(self, s: Tensor, layout: Layout) -> Tensor:
         """Return s (..., n) divided by its norm over every tensor."""
         pieces = layout.split(s)
         return torch.cat(

@@ -112,8 +112,8 @@ class PortHamiltonianRule(UpdateRule):
         one_of(get_args(Integrator), integrator=integrator)
         self.modes, self.factor, self.integrator = modes, factor, integrator
         # a, b, c, m behind a softplus; b and m start near 1, a and c near .05
-        centre = torch.tensor([-3.0, 0.5, -3.0, 0.5]).unsqueeze(1)
-        self.energy = nn.Parameter(centre + torch.randn(4, modes) * 0.3)
+        center = torch.tensor([-3.0, 0.5, -3.0, 0.5]).unsqueeze(1)
+        self.energy = nn.Parameter(center + torch.randn(4, modes) * 0.3)
         self.s = nn.Parameter(torch.rand(modes) * 0.3)
         self.B = nn.Parameter(torch.rand(modes, 2, 2) * 0.3 + torch.eye(2) * 0.3)
         self.G = nn.Parameter(torch.tensor([0.1, 1.0]) + torch.randn(modes, 2) * 0.1)

@@ -65,7 +65,7 @@ class Spectrum:
             multiplicity=None if kept is None else kept.to(device),
         )
 
-    def normalised(self) -> "Spectrum":
+    def normalized(self) -> "Spectrum":
         """Return the spectrum divided by its largest eigenvalue."""
         top = self.largest
         return replace(self, eigenvalues=self.eigenvalues / top, scale=self.scale * top)
@@ -113,14 +113,14 @@ class Spectrum:
 
 
 def from_kernel(
-    K: Tensor, d: Tensor, normalise: bool = True
+    K: Tensor, d: Tensor, normalize: bool = True
 ) -> tuple[Spectrum, Tensor]:
     """Return the spectrum of a kernel and an output error, and the eigenvectors.
 
     Args:
         K: Symmetric, shape (N, N).
         d: f_0 - y, shape (N,).
-        normalise: Divide by the largest eigenvalue.
+        normalize: Divide by the largest eigenvalue.
 
     Returns:
         The spectrum, and U (N, N) whose columns are the eigenvectors in its order.
@@ -129,7 +129,7 @@ def from_kernel(
     values, U = torch.linalg.eigh(K.double() / N)
     values, U = values.flip(0).clamp_min(0), U.flip(1)
     found = Spectrum(values, (U.T @ d.double()).square(), N)
-    return (found.normalised() if normalise else found), U
+    return (found.normalized() if normalize else found), U
 
 
 def from_power_law(
@@ -184,7 +184,7 @@ def from_lanczos(
     steps: int = 80,
     probes: int = 4,
     seed: int = 0,
-    normalise: bool = True,
+    normalize: bool = True,
     tolerance: float = 1e-6,
 ) -> Spectrum:
     r"""Estimate the two spectral measures from products with the kernel alone.
@@ -200,7 +200,7 @@ def from_lanczos(
         steps: Of Lanczos, m.
         probes: Random vectors of the quadrature.
         seed: Of the random vectors.
-        normalise: Divide by the largest eigenvalue.
+        normalize: Divide by the largest eigenvalue.
         tolerance: Of the residuals of the eigenvectors found one by one, relative to
             the largest eigenvalue; an eigenvalue's error is about its square.
 
@@ -238,7 +238,7 @@ def from_lanczos(
         N,
         torch.cat([many, torch.zeros_like(c)]),
     )
-    return spectrum.normalised() if normalise else spectrum
+    return spectrum.normalized() if normalize else spectrum
 
 
 class Fit(NamedTuple):

@@ -123,7 +123,7 @@ def test_tail_sums_begin_with_the_whole():
 
 
 def test_normalising_divides_by_the_largest():
-    spectrum = Spectrum(torch.tensor([4.0, 2.0]), torch.ones(2), 2).normalised()
+    spectrum = Spectrum(torch.tensor([4.0, 2.0]), torch.ones(2), 2).normalized()
     assert spectrum.eigenvalues.tolist() == [1.0, 0.5] and spectrum.scale == 4
 
 
