@@ -68,6 +68,15 @@ def test_every_folder_of_configs_is_tested():
     }
 
 
+#: What commands run; each leaves its logs in logs/NAME.
+RUNNABLE = ("experiment", "study", "search", "table", "comparison")
+
+
+def test_no_two_files_share_a_folder_of_logs():
+    names = [stem(file) for kind in RUNNABLE for file in files(kind)]
+    assert not {name for name in names if names.count(name) > 1}
+
+
 @pytest.mark.parametrize("file", files("experiment"), ids=stem)
 def test_every_experiment_runs(file, cli):
     if reason := missing(file):

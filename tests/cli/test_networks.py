@@ -19,7 +19,7 @@ CLASSIFIERS = {
     "allcnn": "CIFAR10",
 }
 TEXTS = {"char_lstm": "characters", "small_char_lstm": "characters"} | {
-    "word_lstm_small": "words"
+    "small_word_lstm": "words"
 }
 
 

@@ -26,7 +26,7 @@ QUICK = {
     ],
     "momentum_powerlaw": ["--study.laws=[[1.5,4]]", "--study.samples=200"],
     "budget_powerlaw": ["--problem.samples=100"],
-    "regimes_powerlaw": ["--study.steps=20", "--problem.samples=50"],
+    "curves_powerlaw": ["--study.steps=20", "--problem.samples=50"],
 }
 _FEW = ["--arguments=[--data.samples=120, --data.batch_size=10]"]
 #: Data of experiments -> their folder.

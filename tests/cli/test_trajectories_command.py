@@ -14,7 +14,7 @@ STUDIES = [
     for file in sorted((ROOT / "configs" / "study").glob("*.yaml"))
     if "function:" in file.read_text()  # the others are for the command `theory`
 ]
-BASINS = ROOT / "configs" / "study" / "bbi_two_basins.yaml"
+BASINS = ROOT / "configs" / "study" / "two_basins_ratio.yaml"
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
@@ -57,7 +57,7 @@ def test_a_second_run_gets_a_folder_of_its_own_and_equals_the_first(cli):
         result = cli("trajectories", "--config", BASINS, "--runs=3", "--steps=50")
         assert f"version_{version}" in result.out
     tables = [
-        Path(f"logs/bbi_two_basins/version_{i}/runs_BBI.csv").read_text()
+        Path(f"logs/two_basins_ratio/version_{i}/runs_BBI.csv").read_text()
         for i in (0, 1)
     ]
     assert tables[0] == tables[1]

@@ -13,7 +13,7 @@ from tune.objectives import Fit, Trajectories
 from tune.search import Arm, Repeat, Search
 
 STUDY = str(ROOT / "configs" / "study" / "zakharov.yaml")
-ONE = str(ROOT / "configs" / "study" / "bbi_two_basins.yaml")
+ONE = str(ROOT / "configs" / "study" / "two_basins_ratio.yaml")
 
 
 @pytest.fixture(autouse=True)
