@@ -68,6 +68,11 @@ def test_every_folder_of_configs_is_tested():
     }
 
 
+def test_every_file_begins_by_saying_what_it_is():
+    bare = [f for f in CONFIGS.glob("*/*.yaml") if f.read_text()[:2] != "# "]
+    assert not bare
+
+
 #: What commands run; each leaves its logs in logs/NAME.
 RUNNABLE = ("experiment", "study", "search", "table", "comparison")
 
