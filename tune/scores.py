@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tune.repeats import holm
+from tune.statistics import holm
 
 #: What is paid with.
 Price = Literal["evaluations", "seconds"]
