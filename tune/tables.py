@@ -8,7 +8,6 @@ cuts every run to what shows that it works: it judges nothing.
 import csv
 import math
 import signal
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
@@ -22,6 +21,7 @@ from rich.table import Table as RichTable
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder
 from tune.sources import SOURCES, Numbers, kind_of
+from tune.statistics import mean_and_error
 
 Rule = Literal["statistical", "relative", "at_most", "at_least"]
 Budget = Literal["smoke", "full"]
@@ -99,7 +99,7 @@ class Result:
 
     Attributes:
         row: The row.
-        values: One per seed.
+        values: One per seed; nan: the run diverged.
         own_error: Standard error that a single run tells of itself; 0: none.
         budget: A cut run reproduces nothing, nor fails to.
     """
@@ -111,15 +111,15 @@ class Result:
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds."""
-        return statistics.fmean(self.values)
+        """Mean over the seeds; nan with a run that diverged."""
+        return mean_and_error(self.values)[0]
 
     @property
     def error(self) -> float:
-        """Standard error of the mean."""
+        """Standard error of the mean; nan with a run that diverged."""
         if len(self.values) == 1:
             return self.own_error
-        return statistics.stdev(self.values) / len(self.values) ** 0.5
+        return mean_and_error(self.values)[1]
 
     @property
     def verdict(self) -> str:
@@ -257,7 +257,7 @@ def cells(result: Result) -> list[str]:
     """Return a result as the cells of a table's line."""
     row = result.row
     published = f"{row.published:.5g}" + (f" ± {row.error:.2g}" if row.error else "")
-    ours = f"{result.mean:.5g}" + (f" ± {result.error:.2g}" if result.error else "")
+    ours = f"{result.mean:.5g}" + (f" ± {result.error:.2g}" if result.error > 0 else "")
     return [row.name, published, ours, str(len(row.seeds)), result.verdict, row.note]
 
 
@@ -273,6 +273,7 @@ def markdown(lines: Iterable[Sequence[str]]) -> str:
 
 def write(folder: Path, title: str, results: Sequence[Result]) -> None:
     """Write table.csv and table.md."""
+    folder.mkdir(parents=True, exist_ok=True)
     lines = [cells(result) for result in results]
     with open(folder / "table.csv", "w", newline="", encoding="utf-8") as out:
         table = csv.writer(out)
@@ -300,7 +301,8 @@ def main(args: Sequence[str]) -> None:
     )
     parser.add_argument("--list", action="store_true", help="only list the rows")
     parsed = parser.parse_args(list(args))
-    file, results, failure = Path(parsed.file), list[Result](), ""
+    file, folder, results = Path(parsed.file), None, list[Result]()
+    failure = ""
     try:
         title, rows = read(file)
         rows = [row for row in rows if fnmatchcase(row.name, parsed.rows)]
@@ -316,21 +318,19 @@ def main(args: Sequence[str]) -> None:
             rows, file.parent, lambda name: print(f"{name} ..."), parsed.budget
         ):
             results.append(result)
+            folder = folder or new_folder(file.stem)
+            write(folder, title, results)  # after every row: the next may take hours
     except UserError as error:
         failure = str(error)
-        if not results:
-            fail(failure)
     except (KeyboardInterrupt, SystemExit) as end:
         if not interrupted(end):
             raise
         print(f"interrupted after {len(results)} of {len(rows)} rows")
-    folder = new_folder(file.stem)
-    folder.mkdir(parents=True)
-    write(folder, title, results)
-    table = RichTable(*_HEADER, title=title)
-    for result in results:
-        table.add_row(*cells(result))
-    Console().print(table)
-    print(f"table: {folder}/table.md")
+    if folder is not None:
+        table = RichTable(*_HEADER, title=title)
+        for result in results:
+            table.add_row(*cells(result))
+        Console().print(table)
+        print(f"table: {folder}/table.md")
     if failure:
         fail(failure)

@@ -200,6 +200,56 @@ def test_a_run_that_diverges_is_a_verdict(tmp_path, monkeypatch):
     assert result.verdict == "diverged"
 
 
+def test_one_seed_of_several_diverges(tmp_path, cli, monkeypatch):  # noqa: F811
+    run = sources.run_trajectories
+
+    def sometimes(arguments, seed):
+        if seed == 1:
+            raise Diverged("step 3: the loss is nan")
+        return run(arguments, seed)
+
+    watched(monkeypatch, sometimes)
+    entry = "  - {{name: {}, study: study.yaml, metric: HB/steps, published: 10{}}}\n"
+    rows = entry.format("some", ", seeds: [0, 1, 2]")
+    rows += entry.format("sound", ", rule: at_most")
+    result = cli("table", write(tmp_path, rows))
+    assert (result.code, result.err) == (0, "")
+    text = Path("logs/table/version_0/table.md").read_text()
+    assert "| some | 10 | nan | 3 | diverged |" in text
+    assert "| sound | 10 | 10 | 1 | reproduced |" in text
+    csv = Path("logs/table/version_0/table.csv").read_text().splitlines()
+    assert csv[1].endswith(",10.0 nan 10.0")
+
+
+def test_rows_are_written_as_soon_as_they_are_done(tmp_path, cli, monkeypatch):  # noqa: F811
+    run = sources.run_trajectories
+
+    def broken(arguments, seed):
+        if seed:
+            raise RuntimeError("nobody expected this")
+        return run(arguments, seed)
+
+    watched(monkeypatch, broken)
+    entry = "  - {{name: {}, study: study.yaml, metric: HB/best, published: 1{}}}\n"
+    rows = entry.format("one", "") + entry.format("two", ", seeds: [1]")
+    with pytest.raises(RuntimeError, match="nobody"):
+        cli("table", write(tmp_path, rows))
+    text = Path("logs/table/version_0/table.md").read_text()
+    assert "| one |" in text and "| two |" not in text
+    assert Path("logs/table/version_0/table.csv").read_text().count("\n") == 2
+
+
+def test_ctrl_c_in_the_first_row_leaves_nothing(tmp_path, cli, monkeypatch):  # noqa: F811
+    def interrupted(arguments, seed):
+        raise KeyboardInterrupt
+
+    watched(monkeypatch, interrupted)
+    entry = "  - {name: one, study: study.yaml, metric: HB/best, published: 1}\n"
+    result = cli("table", write(tmp_path, entry))
+    assert "interrupted after 0 of 1 rows" in result.out
+    assert not Path("logs").exists()
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
