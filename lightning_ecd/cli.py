@@ -21,6 +21,7 @@ from pytorch_lightning.cli import (
     LRSchedulerTypeUnion,
     OptimizerCallable,
 )
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import Optimizer
@@ -42,6 +43,7 @@ from lightning_ecd.parser import (
     PROGRAM,
     Parser,
     checkpoint_file,
+    drop_empty,
     fail,
     new_folder,
     one_line,
@@ -95,19 +97,23 @@ class CommandLine(LightningCLI):
         self._folder, self._runs = folder, run
         if isinstance(args, dict):
             self.config_dump = deepcopy(args)  # the parser changes what it is given
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_class=Parser,
-            parser_kwargs={"prog": PROGRAM},
-            save_config_kwargs={"overwrite": True},
-            args=args if isinstance(args, dict) else self._args,
-            run=run,
-        )
+        try:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                parser_class=Parser,
+                parser_kwargs={"prog": PROGRAM},
+                save_config_kwargs={"overwrite": True},
+                args=args if isinstance(args, dict) else self._args,
+                run=run,
+            )
+        finally:
+            if run and hasattr(self, "run_folder"):
+                drop_empty(self.run_folder)
 
     # -- parsing -----------------------------------------------------------------
 
@@ -251,7 +257,7 @@ class CommandLine(LightningCLI):
         """Add our loggers, checkpoint files and progress bar where none are named."""
         settings = self._get(self.config_init, "trainer")
         fitting = self.subcommand in (None, "fit")
-        self.run_folder = self._folder or self._run_folder()
+        self.run_folder = self._folder or self._run_folder(settings["fast_dev_run"])
         if settings.get("logger") in (None, True):
             kwargs["logger"] = self._loggers() if fitting else False
         if settings.get("default_root_dir") is None:
@@ -275,12 +281,14 @@ class CommandLine(LightningCLI):
         files = self.settings.get("config") or []
         return Path(str(files[0])).stem if files else "run"
 
-    def _run_folder(self) -> Path:
+    def _run_folder(self, quick: bool | int) -> Path:
         """Return the folder of the checkpoint's run, or of a new one."""
         checkpoint = self.settings.get("ckpt_path")
         if checkpoint is not None:
             return run_of(Path(checkpoint))
-        return new_folder(self._name())
+        # Of many processes the first one writes; it tells the others where to read.
+        writes = not quick and not rank_zero_only.rank  # type: ignore[attr-defined]
+        return new_folder(self._name()) if writes else LOGS / self._name()
 
     def _loggers(self) -> list[Any]:
         folder = self.run_folder

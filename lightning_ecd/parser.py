@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -104,15 +105,38 @@ class Parser(LightningArgumentParser):
 
 
 def version_of(path: Path) -> int:
-    """Return the number of the run folder that a path lies in; -1: none."""
-    match = re.search(r"version_(\d+)", str(path))
-    return int(match[1]) if match else -1
+    """Return the number of the innermost run folder that a path lies in; -1: none."""
+    matches = (re.fullmatch(r"version_(\d+)", part) for part in reversed(path.parts))
+    return next((int(match[1]) for match in matches if match), -1)
 
 
 def new_folder(name: str, base: Path = LOGS) -> Path:
-    """Return the folder of a new run, one version after the latest."""
-    versions = [version_of(path) for path in (base / name).glob("version_*")]
-    return base / name / f"version_{max(versions, default=-1) + 1}"
+    """Make and return the folder of a new run, one version after the latest.
+
+    Of runs that start together, each gets its own: who makes a folder first has it.
+
+    Raises:
+        UserError: If it cannot be made.
+    """
+    found = [version_of(Path(path.name)) for path in (base / name).glob("version_*")]
+    version = max(found, default=-1) + 1
+    while True:
+        folder = base / name / f"version_{version}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            version += 1
+        except OSError as error:
+            raise UserError(f"cannot make {folder}: {error.strerror}") from error
+        else:
+            return folder
+
+
+def drop_empty(folder: Path) -> None:
+    """Remove the folder of a run that was refused before it wrote anything."""
+    with suppress(OSError):  # it holds something
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 def checkpoint_file(given: str, name: str) -> Path:

@@ -70,7 +70,8 @@ def _of_experiment(
 ) -> Problem:
     """Return kernel and output error of an experiment's network at its start."""
     off = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-    line = CommandLine(["--config", config, *arguments, *off], run=False)
+    words = ["--config", config, *arguments, *off]
+    line = CommandLine(words, run=False, folder=LOGS)  # nothing is written there
     if not getattr(line.model, "least_squares", False) or line.datamodule is None:
         raise UserError(
             f"experiment: {config} must train modules.Regression on a data module"
@@ -171,7 +172,6 @@ def theory(args: Sequence[str]) -> None:
     except KeyboardInterrupt:
         fail("interrupted; nothing was written", code=130)
     folder = new_folder(name)
-    folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     write(folder, found)
     show(found)

@@ -333,7 +333,6 @@ def trajectories(args: Sequence[str]) -> None:
     except KeyboardInterrupt:
         fail("interrupted; nothing was written", code=130)
     folder = new_folder(name)
-    folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     show(write(folder, study, outcomes, settings))
     print(f"logs: {folder}\nto look at them: tensorboard --logdir {LOGS}")

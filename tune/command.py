@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_ecd.errors import UserError
-from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder, one_line
+from lightning_ecd.parser import (
+    PROGRAM,
+    Parser,
+    drop_empty,
+    fail,
+    new_folder,
+    one_line,
+)
 from tune import runs
 from tune.live import shown
 from tune.objectives import hushed
@@ -86,12 +93,6 @@ def build(settings: dict[str, Any]) -> Search:
     return Search(**{key: value for key, value in objects.items() if key not in own})
 
 
-def _new(args: Sequence[str]) -> tuple[dict[str, Any], Path]:
-    """Return the settings of a new search, and its folder."""
-    settings, name = read(args)
-    return settings, new_folder(name, Path(settings["storage"])).absolute()
-
-
 def _former(args: Sequence[str]) -> tuple[dict[str, Any], Path]:
     """Return the settings of the search that `--restore` names, and its folder.
 
@@ -146,9 +147,13 @@ def main(args: Sequence[str]) -> None:
     """Run the command; what the user can mend is one line."""
     folder = None
     try:
-        restored = any(word.split("=")[0] == "--restore" for word in args)
-        settings, folder = _former(args) if restored else _new(args)
-        search = build(settings)
+        if any(word.split("=")[0] == "--restore" for word in args):
+            settings, folder = _former(args)
+            search = build(settings)
+        else:
+            settings, name = read(args)
+            search = build(settings)
+            folder = new_folder(name, Path(settings["storage"])).absolute()
         with hushed():
             outcome = runs.run(search, folder, settings)
     except (UserError, ValueError, TypeError) as error:
@@ -158,4 +163,7 @@ def main(args: Sequence[str]) -> None:
         how = f"go on with\n  {PROGRAM} tune --restore {folder}"
         print(f"interrupted; {how if begun else 'nothing was begun'}")
         raise SystemExit(130) from None
+    finally:
+        if folder is not None:
+            drop_empty(folder)
     report(search, outcome)

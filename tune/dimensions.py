@@ -162,7 +162,6 @@ def _report(study: Dimensions) -> None:
     if not any(study.values.get(d) for d in study.dimensions):
         return
     folder = new_folder(f"dimensions_{Path(study.experiment).stem}")
-    folder.mkdir(parents=True)
     study.write(folder)
     table = Table("d", study.metric, "runs")
     for d, found in study.values.items():

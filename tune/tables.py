@@ -273,7 +273,6 @@ def markdown(lines: Iterable[Sequence[str]]) -> str:
 
 def write(folder: Path, title: str, results: Sequence[Result]) -> None:
     """Write table.csv and table.md."""
-    folder.mkdir(parents=True, exist_ok=True)
     lines = [cells(result) for result in results]
     with open(folder / "table.csv", "w", newline="", encoding="utf-8") as out:
         table = csv.writer(out)

@@ -174,7 +174,8 @@ class LastAverage(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, write and draw the curve."""
         trainer.strategy.barrier()
-        files = sorted(_folder(trainer).glob("*.ckpt"), reverse=True)
+        folder = trainer.strategy.broadcast(_folder(trainer))  # of the one that wrote
+        files = sorted(folder.glob("*.ckpt"), reverse=True)
         if trainer.fast_dev_run or _interrupted(trainer) or not files:  # type: ignore[attr-defined]
             return
         trainer.datamodule.setup("validate" if self.part == "val" else "test")  # type: ignore[attr-defined]

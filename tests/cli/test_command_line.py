@@ -83,6 +83,17 @@ def test_without_a_folder_it_gets_one_below_logs(place):
     assert Path("logs/bbi_digits/version_0/metrics.csv").is_file()
 
 
+def test_of_many_processes_the_first_alone_takes_a_folder(place, monkeypatch):
+    rank = "pytorch_lightning.utilities.rank_zero_only.rank"
+    monkeypatch.setattr(rank, 1)
+    CommandLine(ARGS, run=False)
+    assert not (place / "logs").exists()
+    monkeypatch.setattr(rank, 0)
+    first, second = (CommandLine(ARGS, run=False).run_folder for _ in range(2))
+    assert (first.name, second.name) == ("version_0", "version_1")
+    assert first.is_dir() and second.is_dir()
+
+
 def test_nothing_of_one_leaks_into_the_next():
     """The parser is made once for all of them."""
     plain = CommandLine(ARGS, run=False).dumped()

@@ -116,6 +116,14 @@ def test_resuming_refuses_a_changed_hyperparameter(run, capsys):
     assert "model.optimizer.lr is 0.1, the checkpoint has 0.2" in line
 
 
+def test_a_run_that_is_refused_leaves_no_folder(place, run, capsys):
+    config = ["fit", "--config", str(run / "config.yaml"), "--name=refused"]
+    with pytest.raises(SystemExit, match="2"):
+        main([*config, "--model.optimizer.lr=-1"])
+    assert "lr" in capsys.readouterr().err
+    assert not (place / "logs/refused").exists()
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_checkpoint_is_evaluated_without_a_new_folder(place, run, command):
     checkpoint = str(run / "checkpoints/last.ckpt")

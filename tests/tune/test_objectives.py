@@ -54,7 +54,7 @@ def settings():
     args += ["--model.network.dropout=0.3"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "0")  # Lightning sets it: undone after
-        settings = CommandLine(args, run=False).dumped()
+        settings = CommandLine(args, run=False, folder=Path()).dumped()
     settings.pop("config", None)
     return settings
 
