@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -14,13 +14,25 @@ Numbers = dict[str, float]
 Kind = Literal["fit", "test", "trajectories", "theory"]
 
 
+def read_yaml(file: Path) -> Any:
+    """Return the content of a file; UserError says where it is no YAML."""
+    try:
+        return yaml.safe_load(file.read_text())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{file}{place}: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: {one_line(str(error))}") from error
+
+
 def kind_of(file: Path) -> Kind:
     """Return the command that runs a file of configs/study or configs/experiment.
 
     A study of the theory names a `study`, one of trajectories a `function`; an
     experiment of `modules.Evaluation` trains nothing: it is tested, all others fitted.
     """
-    settings = yaml.safe_load(file.read_text())
+    settings = read_yaml(file)
     if not isinstance(settings, dict):
         raise UserError(f"{file}: a study or an experiment has keys")
     if "study" in settings:

@@ -14,13 +14,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder
-from tune.sources import SOURCES, Numbers, kind_of
+from tune.sources import SOURCES, Numbers, kind_of, read_yaml
 from tune.statistics import mean_and_error
 
 Rule = Literal["statistical", "relative", "at_most", "at_least"]
@@ -155,14 +154,16 @@ def read(file: Path) -> tuple[str, list[Row]]:
     """
     if not file.is_file():
         raise UserError(f"there is no table {file}")
-    content = yaml.safe_load(file.read_text())
+    content = read_yaml(file)
     keys = set(content) if isinstance(content, dict) else set()
     if not {"title", "rows"} <= keys <= {"title", "rows", "smoke"}:
         raise UserError(f"{file}: a table has the keys title, rows and perhaps smoke")
     shared = {"smoke": content["smoke"]} if "smoke" in content else {}
     known = {field.name for field in fields(Row)}
     rows = []
-    for i, entry in enumerate(content["rows"]):
+    for i, entry in enumerate(content["rows"] or ()):
+        if not isinstance(entry, dict):
+            raise UserError(f"{file}, row {i + 1}: a row has keys, got {entry!r}")
         unknown = set(entry) - known
         if unknown:
             raise UserError(

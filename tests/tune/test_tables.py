@@ -396,6 +396,28 @@ def test_a_table_cuts_all_rows_alike_but_for_those_with_their_own(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("broken", "place"),
+    [("table.yaml", "line 3, column 13"), ("study.yaml", "line 7, column 1")],
+)
+def test_broken_yaml_is_one_line_with_its_place(broken, place, tmp_path, cli):  # noqa: F811
+    file = write(tmp_path, ENTRY.replace("SMOKE", ""))
+    text = (tmp_path / broken).read_text()
+    if broken == "table.yaml":  # the row's mapping gets a second colon
+        text = text.replace("{name: a", "{name: a: b", 1)
+    else:
+        text += "}\n"
+    (tmp_path / broken).write_text(text)
+    result = cli("table", file)
+    assert result.code == 2
+    assert f"{tmp_path / broken}, {place}: " in result.error
+
+
+def test_a_row_without_keys_is_refused(tmp_path):
+    with pytest.raises(UserError, match="row 1: a row has keys, got 'lowest'"):
+        tables.read(write(tmp_path, "  - lowest\n"))
+
+
 def test_a_key_that_no_table_has_is_refused(tmp_path):
     file = write(tmp_path, ENTRY.replace("SMOKE", ""))
     file.write_text(f"budget: smoke\n{file.read_text()}")
