@@ -181,7 +181,7 @@ class _Swarm:
         if not traits.rows:
             raise UserError(
                 f"{name} mixes the rows of a parameter, so that it cannot take many "
-                "runs at once; `fit` a modules.Minimize instead"
+                "runs at once; `fit` a modules.FunctionTask instead"
             )
         for group in self.optimizer.param_groups:
             if "seed" in group:
