@@ -1,7 +1,7 @@
 """Searches over the hyper-parameters of any task and optimizer."""
 
 from tune.constraints import Constraint
-from tune.domains import domain, search_space
+from tune.domains import domain
 from tune.job import Job, Resources
 from tune.schedulers import ASHA, MedianStopping, PopulationBased, Scheduler
 from tune.searchers import Grid, HyperOpt, Optuna, QuasiRandom, Random, Searcher
@@ -26,5 +26,4 @@ __all__ = [
     "Space",
     "Trial",
     "domain",
-    "search_space",
 ]

@@ -26,18 +26,3 @@ def domain(range_: Range) -> Any:
         case Choice(values):
             return tune.choice(list(values))
     raise TypeError(f"not a range: {range_!r}")
-
-
-def search_space(optimizer: str) -> dict[str, Any]:
-    """Return a registered optimizer's search space, for ``tune.Tuner(param_space=)``.
-
-    Args:
-        optimizer: Its name in the registry.
-
-    Returns:
-        Flag of the command line to domain, such as ``model.optimizer.lr``.
-    """
-    from lightning_ecd.optimizers import REGISTRY  # imports torch
-
-    ranges = REGISTRY[optimizer].ranges
-    return {f"model.optimizer.{key}": domain(value) for key, value in ranges.items()}

@@ -1,8 +1,7 @@
 import pytest
 
-from lightning_ecd.optimizers import REGISTRY
 from lightning_ecd.ranges import Choice, Integers, LogUniform, Uniform
-from tune import domain, search_space
+from tune import domain
 
 
 @pytest.mark.parametrize(
@@ -18,8 +17,3 @@ def test_samples_lie_in_the_range(range_):
 def test_both_ends_of_integers_are_drawn():
     samples = {domain(Integers(2, 3)).sample() for _ in range(50)}
     assert samples == {2, 3}
-
-
-@pytest.mark.parametrize("name", REGISTRY)
-def test_every_registered_optimizer_has_a_space_over_its_lr(name):
-    assert "model.optimizer.lr" in search_space(name)
