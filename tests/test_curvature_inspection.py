@@ -92,6 +92,14 @@ def test_the_point_is_left_as_it_was_and_everything_is_drawn():
     assert set(drawn(found, plan)) == {"spectrum", "slices", "probe"}
 
 
+def test_without_slices_no_direction_is_drawn(monkeypatch):
+    monkeypatch.delattr("lightning_ecd.landscape.filter_normalised")
+    plan = Inspection(probes=0, products=0, top=0, points=0, plane=0)
+    loss = loss_of()
+    found = plan.run(loss, other=loss.x + 1)  # the way to another point needs none
+    assert {"way"} == {"way", "slice_1", "plane"} & set(found.arrays)
+
+
 def test_a_loss_that_is_not_finite_has_no_curvature():
     with pytest.raises(UserError, match="the loss at this point is nan"):
         Inspection().run(loss_of(scale=math.nan))

@@ -223,14 +223,13 @@ class Inspection:
         self, loss: Loss, stage: Stage, found: Findings, other: Tensor | None
     ) -> None:
         batches = len(loss.batches)
-        first, second = (
-            landscape.filter_normalized(loss, self.seed, i) for i in range(2)
-        )
+        drawn = range(2 if self.points or self.plane else 0)
+        directions = [landscape.filter_normalized(loss, self.seed, i) for i in drawn]
         if self.points:
             stage("slices", 2 * self.points * batches)
             places = torch.linspace(-self.reach, self.reach, self.points)
             found.array("places", places)
-            for i, direction in enumerate((first, second)):
+            for i, direction in enumerate(directions):
                 found.array(f"slice_{i + 1}", landscape.line(loss, direction, places))
         if other is not None:
             count = max(self.points, 11)
@@ -241,6 +240,7 @@ class Inspection:
         if self.plane:
             stage("plane", self.plane**2 * batches)
             places = torch.linspace(-self.reach, self.reach, self.plane)
+            first, second = directions
             found.array("plane", landscape.plane(loss, first, second, places))
 
     def _probe(self, loss: Loss, stage: Stage, found: Findings) -> None:
