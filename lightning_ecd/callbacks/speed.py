@@ -1,12 +1,9 @@
 """How fast training goes."""
 
-from typing import Any
-
-import torch
 from pytorch_lightning.callbacks import ThroughputMonitor
-from torch.utils._pytree import tree_leaves
 
 from lightning_ecd.checks import at_least
+from lightning_ecd.curvature.batches import length_of
 
 
 class Speed(ThroughputMonitor):
@@ -21,9 +18,4 @@ class Speed(ThroughputMonitor):
 
     def __init__(self, window_size: int = 100):
         at_least(2, window_size=window_size)
-        super().__init__(batch_size_fn=_samples, window_size=window_size)
-
-
-def _samples(batch: Any) -> int:
-    tensors = (leaf for leaf in tree_leaves(batch) if torch.is_tensor(leaf))
-    return next((len(leaf) for leaf in tensors if leaf.dim()), 1)
+        super().__init__(batch_size_fn=length_of, window_size=window_size)

@@ -14,7 +14,12 @@ def samples_of(model: nn.Module, batch: Any) -> int:
     count = getattr(model, "batch_size", None)
     if callable(count):
         return count(batch)
-    return next(len(leaf) for leaf in tree_leaves(batch) if _has_length(leaf))
+    return length_of(batch)
+
+
+def length_of(batch: Any) -> int:
+    """Return the length of the first tensor that has one; 1 without any."""
+    return next((len(leaf) for leaf in tree_leaves(batch) if _has_length(leaf)), 1)
 
 
 def _has_length(leaf: Any) -> bool:
