@@ -91,14 +91,14 @@ class Forecast(Callback):
             require_regression(pl_module, _WHO)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the first estimate."""
+        """Make the first estimate; also of a run that was begun without it."""
         self._group = plain_sgd(trainer, _WHO)
         self._steps = total_steps(trainer, _WHO)
         loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         X, y = (tensor.to(pl_module.dtype) for tensor in training_samples(loader))
         self.X, self.y, self.N = X[: self.samples], y[: self.samples], len(y)
         self.batch = min(loader._full, self.N)
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 or not self.predicted:
             self._estimate(trainer, pl_module)
 
     def on_train_batch_end(

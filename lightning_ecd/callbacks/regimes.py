@@ -20,6 +20,7 @@ from lightning_ecd.callbacks.least_squares import (
 )
 from lightning_ecd.callbacks.publishing import publish, run_folder
 from lightning_ecd.checks import above, at_least
+from lightning_ecd.errors import UserError
 from lightning_ecd.theory import (
     Companions,
     Constant,
@@ -103,6 +104,11 @@ class Regimes(Callback):
         loader: Any = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         X, y = (tensor.to(pl_module.dtype) for tensor in training_samples(loader))
         self.X, self.y = X, y
+        if trainer.ckpt_path is not None and not self._saved:
+            raise UserError(
+                f"{_WHO}: {trainer.ckpt_path} is of a run without it, and the regimes "
+                "begin where training does: resume without it, or start a new run"
+            )
         Companions.require_room(len(y), self.rank, self.memory * 2**30)
         start = deepcopy(pl_module, {id(trainer): trainer})  # of the network alone
         if self._saved:
@@ -120,8 +126,7 @@ class Regimes(Callback):
         self.companions.begin(self.schedule, _Draws(loader, self.runs), self.runs)
         self.at = {0, *log_spaced(steps, self.points)}
         if self._saved:
-            self.companions.load_state_dict(self._saved["companions"])
-            self.curves, self.modes = self._saved["curves"], self._saved["modes"]
+            self._go_on(self._saved)
             self._saved = {}
         self._describe(trainer, loader._full)
 
@@ -202,6 +207,22 @@ class Regimes(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with them in the next fit."""
         self._saved = state_dict
+
+    def _go_on(self, saved: dict[str, Any]) -> None:
+        """Take over what a checkpoint holds, if it is of these settings."""
+        curves = {"step", "network", *self.companions.losses()}
+        modes = {*self.companions.diagonals()} if self.track else set()
+        try:
+            same = set(saved["curves"]) == curves and set(saved["modes"]) == modes
+            self.companions.load_state_dict(saved["companions"])
+        except (KeyError, ValueError):
+            same = False
+        if not same:
+            raise UserError(
+                f"{_WHO}: the checkpoint's regimes are of other settings, or of an "
+                "older version: set runs, rank, taus and track back, or start a new run"
+            )
+        self.curves, self.modes = saved["curves"], saved["modes"]
 
     def _log(self, trainer: Trainer, pl_module: Any) -> None:
         step = trainer.global_step

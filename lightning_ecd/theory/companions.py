@@ -155,7 +155,13 @@ class Companions:
         return {"step": self.step, "states": states}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: If that has other regimes, or runs, ranks or samples of them.
+        """
+        if _shapes(saved["states"]) != _shapes(self.state_dict()["states"]):
+            raise ValueError("the states are of other settings")
         self.step = saved["step"]
         for name, state in self.states.items():
             fields = {
@@ -163,6 +169,15 @@ class Companions:
                 for key, value in saved["states"][name].items()
             }
             self.states[name] = type(state)(**fields)
+
+
+def _shapes(states: dict[str, dict[str, Any]]) -> dict[tuple[str, str], Any]:
+    """Return the shape of every tensor of the states, () of numbers."""
+    return {
+        (name, key): getattr(value, "shape", ())
+        for name, fields in states.items()
+        for key, value in fields.items()
+    }
 
 
 def _whole(N: int, rank: int | None) -> bool:

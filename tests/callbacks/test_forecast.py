@@ -100,6 +100,18 @@ def test_curves_travel_in_the_checkpoint(tmp_path):
     assert second.measured[0][: len(first.measured[0])] == first.measured[0]
 
 
+def test_it_may_join_a_run_that_is_resumed(tmp_path):
+    _, trainer = fit(pl.Callback(), momentum=0.0, folder=tmp_path, steps=10)
+    trainer.save_checkpoint(tmp_path / "middle.ckpt")
+    callback = Forecast()
+    settings = {"folder": tmp_path, "ckpt_path": tmp_path / "middle.ckpt"}
+    seen, _ = fit(callback, momentum=0.0, steps=40, **settings)
+    assert [steps[0] for steps, _ in callback.predicted] == [10]
+    assert callback.measured[0][0] == 10 and callback.measured[0][-1] == 40
+    for step, loss in seen["forecast/measured"].items():  # nothing is random here
+        assert seen["forecast/predicted"][step] == pytest.approx(loss, rel=1e-4)
+
+
 def test_other_tasks_and_optimizers_are_refused(tmp_path):
     task = Classifier(lambda: LeNet(8), lambda p: HeavyBall(p, 0.1))
     with pytest.raises(UserError, match="modules.Regression"):

@@ -202,6 +202,57 @@ def test_a_resumed_run_goes_on_to_the_bit(tmp_path):
     assert {"linearized", "averaged", "tau_1", "tau_-1"} == set(whole.modes)
 
 
+@pytest.fixture
+def middle(tmp_path):
+    """A checkpoint of a run with two sampled runs, rank 4 and two τ."""
+    callback = Regimes(runs=2, rank=4, track=True)
+    trainer = linear.fit([callback], task(), problem(), steps=20, folder=tmp_path)
+    trainer.save_checkpoint(tmp_path / "middle.ckpt")
+    return tmp_path / "middle.ckpt"
+
+
+def test_the_same_settings_go_on(middle, tmp_path):
+    callback = Regimes(runs=2, rank=4, track=True)
+    fit(callback, task(), folder=tmp_path, ckpt_path=middle, steps=30)
+    assert callback.curves["step"][0] == 0 and callback.curves["step"][-1] == 30
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"runs": 3},
+        {"runs": 0},
+        {"rank": 5},
+        {"rank": None},
+        {"rank": 0},
+        {"taus": [1.0]},
+        {"taus": [1.0, 0.5]},
+        {"track": False},
+    ],
+)
+def test_other_settings_do_not_go_on(change, middle, tmp_path):
+    callback = Regimes(**{"runs": 2, "rank": 4, "track": True, **change})
+    with pytest.raises(UserError, match="Regimes: the checkpoint's .* other settings"):
+        fit(callback, task(), folder=tmp_path, ckpt_path=middle, steps=30)
+
+
+def test_a_checkpoint_of_an_older_version_does_not_go_on(middle, tmp_path):
+    content = torch.load(middle, weights_only=True)
+    (state,) = (s for name, s in content["callbacks"].items() if "Regimes" in name)
+    del state["modes"]
+    torch.save(content, tmp_path / "older.ckpt")
+    callback = Regimes(runs=2, rank=4, track=True)
+    with pytest.raises(UserError, match="older version"):
+        fit(callback, task(), folder=tmp_path, ckpt_path=tmp_path / "older.ckpt")
+
+
+def test_regimes_cannot_join_a_run_that_is_resumed(tmp_path):
+    trainer = linear.fit([], task(), problem(), steps=20, folder=tmp_path)
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    with pytest.raises(UserError, match="plain.ckpt is of a run without it"):
+        fit(Regimes(), task(), folder=tmp_path, ckpt_path=tmp_path / "plain.ckpt")
+
+
 @pytest.mark.parametrize(
     "make, data, message",
     [
