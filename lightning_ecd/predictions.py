@@ -1,7 +1,6 @@
 """The command `theory`: what the theory of mini-batch SGD says about a problem."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_ecd.callbacks.least_squares import kernel_of, training_samples
+from lightning_ecd.checks import above
 from lightning_ecd.cli import CommandLine, quieten
 from lightning_ecd.errors import UserError
 from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, new_folder, one_line
@@ -35,6 +35,7 @@ class Prediction:
             whose network's tangent kernel on the training samples it is.
         arguments: Flags of that fit, such as --data.samples=1000.
         device: Where to compute: "cpu", "cuda", ...
+        memory: GiB that an experiment's matrices of samples x samples may take.
     """
 
     def __init__(
@@ -44,20 +45,33 @@ class Prediction:
         experiment: str | None = None,
         arguments: list[str] | None = None,
         device: str = "cpu",
+        memory: float = 4.0,
     ):
+        above(0, memory=memory)
         if problem is not None and experiment is not None:
             raise ValueError("problem and experiment exclude each other")
         if arguments and experiment is None:
             raise ValueError("arguments belong to an experiment, which is not given")
         self.study, self.device = study, torch.device(device)
         self.experiment, self.arguments = experiment, arguments or []
-        self.problem = problem
+        self.problem, self.memory = problem, memory
 
     def subject(self) -> Problem:
         """Return the problem that the study is about."""
         if self.experiment is not None:
-            return _of_experiment(self.experiment, self.arguments, self.device)
+            return self._of_experiment(self.experiment)
         return self.problem or PowerLaws()
+
+    def _of_experiment(self, config: str) -> Problem:
+        """Return kernel and output error of an experiment's network at its start."""
+        off = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+        words = ["--config", config, *self.arguments, *off]
+        line = CommandLine(words, run=False, folder=LOGS)  # nothing is written there
+        if not getattr(line.model, "least_squares", False) or line.datamodule is None:
+            raise UserError(
+                f"experiment: {config} must train modules.Regression on a data module"
+            )
+        return problem_of(line, self.device, self.memory * 2**30)
 
     def find(self, progress: Progress = lambda what, share: None) -> Findings:
         """Run the study; one that brings its own problem is not given this one."""
@@ -65,24 +79,10 @@ class Prediction:
         return self.study.run(subject, progress)
 
 
-def _of_experiment(
-    config: str, arguments: Sequence[str], device: torch.device
-) -> Problem:
-    """Return kernel and output error of an experiment's network at its start."""
-    off = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-    words = ["--config", config, *arguments, *off]
-    line = CommandLine(words, run=False, folder=LOGS)  # nothing is written there
-    if not getattr(line.model, "least_squares", False) or line.datamodule is None:
-        raise UserError(
-            f"experiment: {config} must train modules.Regression on a data module"
-        )
-    return problem_of(line, device)
-
-
 def problem_of(
     line: CommandLine,
     device: torch.device | str = "cpu",
-    memory: float = math.inf,
+    memory: float = 2**32,
 ) -> Given:
     """Return kernel and output error of a network at its start.
 

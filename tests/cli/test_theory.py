@@ -118,6 +118,18 @@ def test_experiments_that_do_not_fit_are_one_line(experiment, words, cli):
     assert all(word in result.error for word in words)
 
 
+def test_samples_that_do_not_fit_are_one_line(cli, monkeypatch):
+    monkeypatch.delattr("lightning_ecd.predictions.kernel_of")
+    study = "lightning_ecd.theory.studies.SpectrumStudy"
+    flags = ["--study", study, "--experiment", EXPERIMENT, "--memory=0.001"]
+    result = cli("theory", *flags)
+    assert result.code == 2
+    # five and a half matrices of N x N numbers of 8 bytes: (2^30 / 1000 / 44)^(1/2)
+    assert "memory: " in result.error and "at most 156 samples fit" in result.error
+    assert "memory" in cli("theory", *flags[:-1], "--memory=0").error
+    assert not Path("logs").exists()
+
+
 def test_a_missing_kernel_is_one_line(cli):
     problem = "lightning_ecd.theory.problems.KernelFile"
     study = "lightning_ecd.theory.studies.SpectrumStudy"
