@@ -10,8 +10,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_ecd.figures import COLOURS, tidy
-from lightning_ecd.theory.spectrum import Spectrum, fit_power_law, tail_sums
+from lightning_ecd.theory.spectrum import (
+    WINDOWS,
+    Spectrum,
+    fit_power_law,
+    tail_sums,
+)
 
+#: Positions that a window which had to be cut must still have.
+_LEAST = 10
 #: Loss at steps, and its standard error or None.
 Curve = tuple[Sequence[float], Sequence[float], Sequence[float] | None]
 
@@ -48,27 +55,41 @@ def regimes(
     return figure
 
 
-def spectrum_panel(axes: Axes, spectrum: Spectrum) -> None:
-    """Draw eigenvalues and the tail sums of the coefficients, with fitted laws."""
+def spectrum_panel(
+    axes: Axes,
+    spectrum: Spectrum,
+    windows: Sequence[tuple[int, int]] = WINDOWS,
+    index_from: int = 1,
+) -> None:
+    """Draw eigenvalues and the tail sums of the coefficients, with fitted laws.
+
+    Args:
+        axes: Where to.
+        spectrum: Of the problem.
+        windows: First and last position of the fits, cut to the positions there are;
+            of a window cut to nothing there is no fit.
+        index_from: k of the first value in the fits.
+    """
     lam = spectrum.eigenvalues.cpu()
     tails = tail_sums(spectrum.coefficients.cpu()) / spectrum.coefficients.sum().cpu()
     k = torch.arange(1, len(lam) + 1)
     tidy(axes)
-    rows: list[tuple[Tensor, str, int]] = [
-        (lam, r"eigenvalues $\lambda_k$, $\nu$", min(300, len(lam) - 1)),
-        (tails, r"tail sums of $c_k$, $\kappa$", min(310, len(lam) - 1)),
+    rows: list[tuple[Tensor, str, str]] = [
+        (lam, r"eigenvalues $\lambda_k$", r"$\nu$"),
+        (tails, r"tail sums of $c_k$", r"$\kappa$"),
     ]
-    for (values, label, right), colour in zip(rows, COLOURS, strict=False):
-        axes.plot(k, values.clamp_min(1e-16), color=colour, linewidth=1.5)
-        text = label.rsplit(", ", 1)
-        if right > 20:
-            fit = fit_power_law(values, 5, right)
-            line = fit.amplitude * k**-fit.exponent
-            axes.plot(k, line, "--", color=colour, linewidth=1)
-            value = f" = {fit.exponent:.2f} ± {fit.exponent_error:.2f}"
-            axes.lines[-2].set_label(f"{text[0]}, {text[1]}{value}")
-        else:
-            axes.lines[-1].set_label(text[0])
+    for (values, label, name), (left, last), colour in zip(
+        rows, windows, COLOURS, strict=False
+    ):
+        (curve,) = axes.plot(k, values.clamp_min(1e-16), color=colour, linewidth=1.5)
+        right = min(last, len(lam) - 1)
+        if right == last or right > left + _LEAST:
+            fit = fit_power_law(values, left, right, index_from=index_from)
+            x = k[left:] - 1 + index_from
+            line = fit.amplitude * x**-fit.exponent
+            axes.plot(k[left:], line, "--", color=colour, linewidth=1)
+            label += f", {name} = {fit.exponent:.2f} ± {fit.exponent_error:.2f}"
+        curve.set_label(label)
     low = max(float(lam[lam > 0].min()), 1e-10) / 3
     axes.set(xscale="log", yscale="log", xlabel="k", title="spectrum", ylim=(low, 3))
     axes.legend(frameon=False)
@@ -85,10 +106,14 @@ def as_curve(steps: Sequence[float], losses: Any) -> Curve:
     return steps, mean, (table.std(1) / table.shape[1] ** 0.5).tolist()
 
 
-def spectrum_figure(spectrum: Spectrum) -> Figure:
+def spectrum_figure(
+    spectrum: Spectrum,
+    windows: Sequence[tuple[int, int]] = WINDOWS,
+    index_from: int = 1,
+) -> Figure:
     """Draw `spectrum_panel` alone."""
     figure = Figure(figsize=(6, 4.2), layout="constrained")
-    spectrum_panel(figure.subplots(), spectrum)
+    spectrum_panel(figure.subplots(), spectrum, windows, index_from)
     return figure
 
 

@@ -16,6 +16,9 @@ from lightning_ecd.curvature import lanczos, lanczos_quadrature, top_eigenpairs
 
 Product = Callable[[Tensor], Tensor]
 
+#: First and last positions, from 0, of the fits of ν and of κ.
+WINDOWS = ((5, 300), (10, 310))
+
 
 @dataclass(frozen=True)
 class Spectrum:

@@ -8,6 +8,7 @@ import torch
 from lightning_ecd.theory import (
     MiniBatchSGD,
     Modes,
+    Spectrum,
     alpha_crit,
     from_power_law,
     save_kernel,
@@ -149,6 +150,25 @@ def test_the_spectrum_has_its_exponents_and_critical_rates():
     assert found.numbers["b_1/alpha_crit"] == pytest.approx(expected)
     assert found.numbers["b_10/transition"] > found.numbers["b_1/transition"]
     assert len(found.figures["spectrum"]().axes[0].lines) == 4
+
+
+class Exponential(PowerLaws):
+    """No power law: every window has exponents of its own."""
+
+    def spectrum(self):
+        k = torch.arange(1, 401, dtype=torch.float64)
+        return Spectrum((-k / 20).exp(), (-k / 10).exp(), 400)
+
+
+@pytest.mark.parametrize("index_from", [0, 1])
+def test_the_picture_of_a_spectrum_shows_the_numbers(index_from):
+    study = SpectrumStudy([1], 0.0, (2, 70), (1, 15), index_from)
+    found = study.run(Exponential(), told)
+    legend = found.figures["spectrum"]().axes[0].get_legend().get_texts()
+    texts = [text.get_text() for text in legend]
+    for name, text in zip(("nu", "kappa"), texts, strict=True):
+        value, error = found.numbers[name], found.numbers[f"{name}_error"]
+        assert text.endswith(f"= {value:.2f} ± {error:.2f}")
 
 
 def test_the_map_of_exponents_has_the_known_borders():

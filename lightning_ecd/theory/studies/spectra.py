@@ -6,7 +6,7 @@ from typing import Any
 from lightning_ecd.checks import at_least
 from lightning_ecd.theory.generating import MiniBatchSGD, noise_strength
 from lightning_ecd.theory.problems import Problem
-from lightning_ecd.theory.spectrum import fit_power_law, tail_sums
+from lightning_ecd.theory.spectrum import WINDOWS, fit_power_law, tail_sums
 from lightning_ecd.theory.stability import (
     PowerLaw,
     alpha_crit,
@@ -32,8 +32,8 @@ class SpectrumStudy(TheoryStudy):
         self,
         batches: Sequence[int] = (1, 10, 100),
         beta: float = 0.0,
-        eigenvalues: tuple[int, int] = (5, 300),
-        tails: tuple[int, int] = (10, 310),
+        eigenvalues: tuple[int, int] = WINDOWS[0],
+        tails: tuple[int, int] = WINDOWS[1],
         index_from: int = 1,
     ):
         at_least(1, batches=min(batches, default=0))
@@ -85,7 +85,7 @@ class SpectrumStudy(TheoryStudy):
         def draw() -> Any:
             from lightning_ecd.theory.figures import spectrum_figure
 
-            return spectrum_figure(spectrum)
+            return spectrum_figure(spectrum, self.windows, self.index_from)
 
         found.figures["spectrum"] = draw
         return found
