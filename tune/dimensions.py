@@ -15,8 +15,7 @@ from rich.table import Table
 
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder, one_line
-from tune.sources import Numbers, run_experiment
-from tune.tables import interrupted
+from tune.sources import Numbers, interrupted, run_experiment
 
 #: What an optimizer in random bases logs about itself.
 _COSINE, _PARAMETERS = "optimizer/cosine", "optimizer/parameters"

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lightning_ecd.errors import UserError
-from tune import tables
+from tune import results
 from tune.statistics import Welch, holm, mean_and_error, welch
 
 
@@ -125,7 +125,7 @@ def lines(groups: Groups, against: Groups = ()) -> list[list[str]]:
 
 def markdown(groups: Groups, against: Groups = ()) -> str:
     """Return the table in Markdown, under a title that says which test it is."""
-    table = tables.markdown(lines(groups, against))
+    table = results.markdown(lines(groups, against))
     return f"# Repeated runs\n\n{_EXPLANATION}\n\n{table}\n"
 
 

@@ -21,8 +21,8 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_ecd.parser import PROGRAM
 from tune import comparison_figures as figures
 from tune.live import shown
+from tune.results import markdown
 from tune.scores import PRICES, TAU_MAX, Scores, area
-from tune.tables import markdown
 
 _PACKAGES = ("torch", "pytorch-lightning", "ray", "numpy")
 #: Folder of the tables.

@@ -1,7 +1,7 @@
 """What a search leaves behind: tables of its trials and the best configurations."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +82,10 @@ def write(
         (folder / f"best_{arm}.yaml").write_text(head + text)
     (folder / "best.json").write_text(json.dumps(told, indent=2) + "\n")
     return found
+
+
+def markdown(lines: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown; the first line is its header."""
+    table = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    table.insert(1, ["---"] * len(table[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)

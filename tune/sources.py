@@ -1,5 +1,6 @@
 """Where the numbers of a table's rows come from: fits, tests and studies."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,15 @@ from lightning_ecd.parser import one_line
 
 Numbers = dict[str, float]
 Kind = Literal["fit", "test", "trajectories", "theory"]
+
+
+def interrupted(end: BaseException) -> bool:
+    """Return whether a program ends because it was told to: Ctrl-C or SIGTERM.
+
+    A fit that is told so saves and then exits with 128 and the signal's number.
+    """
+    codes = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    return not isinstance(end, SystemExit) or end.code in codes
 
 
 def read_yaml(file: Path) -> Any:

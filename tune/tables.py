@@ -7,7 +7,6 @@ cuts every run to what shows that it works: it judges nothing.
 
 import csv
 import math
-import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
@@ -19,7 +18,8 @@ from rich.table import Table as RichTable
 
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder
-from tune.sources import SOURCES, Numbers, kind_of, read_yaml
+from tune.results import markdown
+from tune.sources import SOURCES, Numbers, interrupted, kind_of, read_yaml
 from tune.statistics import mean_and_error
 
 Rule = Literal["statistical", "relative", "at_most", "at_least"]
@@ -245,15 +245,6 @@ def _run(row: Row, file: Path, flags: Sequence[str], seed: int) -> Numbers:
         raise UserError(f"{row.name}: {error}") from error
 
 
-def interrupted(end: BaseException) -> bool:
-    """Return whether a program ends because it was told to: Ctrl-C or SIGTERM.
-
-    A fit that is told so saves and then exits with 128 and the signal's number.
-    """
-    codes = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-    return not isinstance(end, SystemExit) or end.code in codes
-
-
 def cells(result: Result) -> list[str]:
     """Return a result as the cells of a table's line."""
     row = result.row
@@ -263,13 +254,6 @@ def cells(result: Result) -> list[str]:
 
 
 _HEADER = ["", "published", "ours ± s.e.", "runs", "verdict", "reason"]
-
-
-def markdown(lines: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown; the first line is its header."""
-    table = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    table.insert(1, ["---"] * len(table[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
 def write(folder: Path, title: str, results: Sequence[Result]) -> None:
