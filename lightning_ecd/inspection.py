@@ -27,8 +27,8 @@ from lightning_ecd.parser import (
     Parser,
     checkpoint_file,
     fail,
-    one_line,
     run_of,
+    told_in_a_line,
 )
 
 #: Keys of a fit's config.yaml that are no part of model, data or trainer.
@@ -239,13 +239,10 @@ def curvature(args: Sequence[str]) -> None:
     """Run the command; what the user can mend is one line."""
     quieten()
     try:
-        _curvature(args)
-    except (UserError, ValueError, TypeError, OSError) as error:
-        fail(one_line(str(error)))
+        with told_in_a_line():
+            _curvature(args)
     except torch.OutOfMemoryError:
         fail("the memory does not suffice: choose a smaller --chunk, or less --probes")
-    except KeyboardInterrupt:
-        fail("interrupted; nothing was written", code=130)
 
 
 def _curvature(args: Sequence[str]) -> None:

@@ -1,14 +1,17 @@
 """A parser whose errors are one line, and the folders of runs."""
 
 import difflib
+import json
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, get_args
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar, get_args
 
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -102,6 +105,91 @@ class Parser(LightningArgumentParser):
         commands = [a.choices for a in self._actions if isinstance(a.choices, dict)]
         parsers = [self, *(parser for c in commands for parser in c.values())]
         return [option for p in parsers for option in p._option_string_actions]
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Command(Generic[T]):
+    """A command about an object that files and flags describe.
+
+    Attributes:
+        name: Of the command.
+        kind: Class of the object; its arguments are the settings.
+        configs: Folder of its files.
+        about: What the command does.
+        default: Name of what is described, unless a file or `--name` gives one.
+    """
+
+    name: str
+    kind: type[T]
+    configs: str
+    about: str
+    default: str
+
+    def read(self, args: Sequence[str]) -> tuple[dict[str, Any], str, list[Path]]:
+        """Return the settings that arguments describe, and their name.
+
+        The third value are the folders of the files, the last file's first: those
+        that `resolve` looks into.
+        """
+        parser = self._parser()
+        parser.arguments = args
+        parsed = parser.parse_args(list(args))
+        files = [Path(str(file)) for file in parsed.get("config") or []]
+        name = parsed.get("name") or (files[0].stem if files else self.default)
+        settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
+        settings.pop("name", None)
+        return settings, str(name), [file.parent for file in reversed(files)]
+
+    def build(self, settings: dict[str, Any]) -> T:
+        """Return the object of settings, all of them, as `read` returns them."""
+        parser = self._parser()
+        parsed = parser.parse_object(deepcopy(settings))  # it changes what it is given
+        objects = vars(parser.instantiate_classes(parsed))
+        return self.kind(
+            **{k: v for k, v in objects.items() if k not in ("config", "name")}
+        )
+
+    def _parser(self) -> Parser:
+        parser = Parser(prog=f"{PROGRAM} {self.name}", description=self.about)
+        parser.add_argument("--config", action="config", help=f"of {self.configs}")
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            help="folder of the results; default: the first config's name",
+        )
+        parser.add_class_arguments(self.kind)
+        return parser
+
+
+def resolve(part: dict[str, Any], key: str, folders: Sequence[Path]) -> None:
+    """Make the file that a setting names absolute, if it is one.
+
+    Args:
+        part: Settings.
+        key: Which of them; None is left alone.
+        folders: Where to look, the working folder comes last.
+    """
+    value = part.get(key)
+    if value is None:
+        return
+    for folder in (*folders, Path()):
+        if (folder / value).is_file():
+            part[key] = str((folder / value).absolute())
+            return
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Exit with one line on what the user can mend, or after Ctrl-C."""
+    try:
+        yield
+    except (UserError, ValueError, TypeError, OSError) as error:
+        fail(one_line(str(error)))
+    except KeyboardInterrupt:
+        fail("interrupted; nothing was written", code=130)
 
 
 def version_of(path: Path) -> int:

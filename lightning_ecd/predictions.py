@@ -15,7 +15,13 @@ from lightning_ecd.callbacks.least_squares import kernel_of, training_samples
 from lightning_ecd.checks import above
 from lightning_ecd.cli import CommandLine, quieten
 from lightning_ecd.errors import UserError
-from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, new_folder, one_line
+from lightning_ecd.parser import (
+    LOGS,
+    Command,
+    new_folder,
+    resolve,
+    told_in_a_line,
+)
 from lightning_ecd.theory import Companions
 from lightning_ecd.theory.problems import Given, PowerLaws, Problem
 from lightning_ecd.theory.studies import Findings, TheoryStudy
@@ -130,36 +136,30 @@ def show(found: Findings) -> None:
         print(f"{len(flat) - _SHOWN} more in numbers.json")
 
 
-def read(args: Sequence[str]) -> tuple[Prediction, dict[str, Any], str]:
-    """Return what arguments describe, its settings, and the study's name."""
-    parser = Parser(
-        prog=f"{PROGRAM} theory",
-        description="What the theory of mini-batch SGD says about a least-squares "
-        "problem: losses, stability, phases, momenta.",
-    )
-    parser.arguments = args
-    parser.add_argument("--config", action="config", help="a file of configs/study")
-    parser.add_argument(
-        "--name", type=str | None, help="folder below logs/; default: the config's name"
-    )
-    parser.add_class_arguments(Prediction)
-    parsed = parser.parse_args(list(args))
-    files = parsed.get("config") or []
-    name = parsed.get("name") or (Path(str(files[0])).stem if files else "theory")
-    settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
-    values = vars(parser.instantiate_classes(parsed))
-    if values["experiment"] is not None and files:  # beside the study's own file
-        beside = Path(str(files[0])).parent / values["experiment"]
-        values["experiment"] = str(beside if beside.is_file() else values["experiment"])
-    kept = {k: v for k, v in values.items() if k not in ("config", "name")}
-    return Prediction(**kept), settings, str(name)
+COMMAND = Command(
+    "theory",
+    Prediction,
+    "configs/study",
+    "What the theory of mini-batch SGD says about a least-squares problem: losses, "
+    "stability, phases, momenta.",
+    default="theory",
+)
+build = COMMAND.build
+
+
+def read(args: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the settings that arguments describe, and the study's name."""
+    settings, name, folders = COMMAND.read(args)
+    resolve(settings, "experiment", folders)
+    return settings, name
 
 
 def theory(args: Sequence[str]) -> None:
     """Run the command; what the user can mend is one line."""
     quieten()
-    try:
-        prediction, settings, name = read(args)
+    with told_in_a_line():
+        settings, name = read(args)
+        prediction = build(settings)
         with Bars(transient=True) as bars:
             task = bars.add_task("problem", total=1.0)
 
@@ -167,11 +167,7 @@ def theory(args: Sequence[str]) -> None:
                 bars.update(task, description=what, completed=share)
 
             found = prediction.find(progress)
-    except (UserError, ValueError, TypeError, OSError) as error:
-        fail(one_line(str(error)))
-    except KeyboardInterrupt:
-        fail("interrupted; nothing was written", code=130)
-    folder = new_folder(name)
+        folder = new_folder(name)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     write(folder, found)
     show(found)

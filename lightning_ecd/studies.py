@@ -5,7 +5,6 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +19,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from lightning_ecd.callbacks.hparams import flattened
 from lightning_ecd.checks import at_least
-from lightning_ecd.errors import UserError
 from lightning_ecd.functions import Function
-from lightning_ecd.parser import LOGS, PROGRAM, Parser, fail, new_folder, one_line
+from lightning_ecd.parser import LOGS, Command, new_folder, told_in_a_line
 from lightning_ecd.randomness import generator
 from lightning_ecd.trajectories import Outcome, run
 
@@ -280,42 +278,25 @@ def show(summaries: dict[str, dict[str, float]]) -> None:
     Console().print(table)
 
 
-def _parser(args: Sequence[str] = ()) -> Parser:
-    parser = Parser(
-        prog=f"{PROGRAM} trajectories",
-        description="Many runs of optimizers on a synthetic function.",
-    )
-    parser.arguments = args
-    parser.add_argument("--config", action="config", help="a file of configs/study")
-    parser.add_argument(
-        "--name", type=str | None, help="folder below logs/; default: the config's name"
-    )
-    parser.add_class_arguments(Study)
-    return parser
-
-
-def build(settings: dict[str, Any]) -> Study:
-    """Return the study of settings, all of them, as `read` returns them."""
-    parser = _parser()
-    parsed = parser.parse_object(deepcopy(settings))  # it changes what it is given
-    objects = vars(parser.instantiate_classes(parsed))
-    return Study(**{k: v for k, v in objects.items() if k not in ("config", "name")})
+COMMAND = Command(
+    "trajectories",
+    Study,
+    "configs/study",
+    "Many runs of optimizers on a synthetic function.",
+    default="trajectories",
+)
+build = COMMAND.build
 
 
 def read(args: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Return the settings that arguments describe, and the study's name."""
-    parser = _parser(args)
-    parsed = parser.parse_args(list(args))
-    files = parsed.get("config") or []
-    name = parsed.get("name") or (Path(str(files[0])).stem if files else "trajectories")
-    settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
-    settings.pop("name", None)
-    return settings, str(name)
+    settings, name, _ = COMMAND.read(args)
+    return settings, name
 
 
 def trajectories(args: Sequence[str]) -> None:
     """Run the command; what the user can mend is one line."""
-    try:
+    with told_in_a_line():
         settings, name = read(args)
         study = build(settings)
         with Progress(transient=True) as bars:
@@ -328,11 +309,7 @@ def trajectories(args: Sequence[str]) -> None:
                 bars.update(tasks[label], completed=done, total=total)
 
             outcomes = study.run(progress)
-    except (UserError, ValueError, TypeError) as error:
-        fail(one_line(str(error)))
-    except KeyboardInterrupt:
-        fail("interrupted; nothing was written", code=130)
-    folder = new_folder(name)
+        folder = new_folder(name)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     show(write(folder, study, outcomes, settings))
     print(f"logs: {folder}\nto look at them: tensorboard --logdir {LOGS}")

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ from rich.table import Table
 from lightning_ecd.errors import UserError
 from lightning_ecd.parser import (
     PROGRAM,
+    Command,
     Parser,
     drop_empty,
     fail,
     new_folder,
     one_line,
+    resolve,
 )
 from tune import runs
 from tune.live import shown
@@ -26,21 +27,14 @@ from tune.runs import Outcome
 from tune.search import Search
 from tune.trial import Record
 
-
-def _parser(args: Sequence[str] = ()) -> Parser:
-    parser = Parser(
-        prog=f"{PROGRAM} tune",
-        description="Search the hyper-parameters of optimizers.",
-    )
-    parser.arguments = args
-    parser.add_argument("--config", action="config", help="a file of configs/search")
-    parser.add_argument(
-        "--name",
-        type=str | None,
-        help="folder of the search; default: the config's name",
-    )
-    parser.add_class_arguments(Search)
-    return parser
+COMMAND = Command(
+    "tune",
+    Search,
+    "configs/search",
+    "Search the hyper-parameters of optimizers.",
+    default="search",
+)
+build = COMMAND.build
 
 
 def read(args: Sequence[str]) -> tuple[dict[str, Any], str]:
@@ -48,49 +42,23 @@ def read(args: Sequence[str]) -> tuple[dict[str, Any], str]:
 
     Files are named relative to the search file, or to the working folder.
     """
-    parser = _parser(args)
-    parsed = parser.parse_args(list(args))
-    files = [Path(str(file)) for file in parsed.get("config") or []]
-    name = parsed.get("name") or (files[0].stem if files else "search")
-    settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
-    settings.pop("name", None)
-    bases = [file.parent for file in reversed(files)]
-    resolve(settings, "experiment", bases)
-    resolve(settings, "study", bases)
+    settings, name, folders = COMMAND.read(args)
+    resolve(settings, "experiment", folders)
+    resolve(settings, "study", folders)
     for arm in (settings.get("optimizers") or {}).values():
-        resolve(arm, "optimizer", bases)
-    _resolve_below(settings.get("constraint"), bases)
+        resolve(arm, "optimizer", folders)
+    _resolve_below(settings.get("constraint"), folders)
     if settings.get("repeat"):
-        resolve(settings["repeat"], "against", bases)
-    return settings, str(name)
+        resolve(settings["repeat"], "against", folders)
+    return settings, name
 
 
-def resolve(part: dict[str, Any], key: str, bases: Sequence[Path]) -> None:
-    """Make the file of a key absolute, if it is one."""
-    value = part.get(key)
-    if value is None:
-        return
-    for base in [*bases, Path()]:
-        if (base / value).is_file():
-            part[key] = str((base / value).absolute())
-            return
-
-
-def _resolve_below(part: Any, bases: Sequence[Path]) -> None:
+def _resolve_below(part: Any, folders: Sequence[Path]) -> None:
     """Make every `file` in a constraint's arguments absolute."""
     if isinstance(part, dict):
-        resolve(part, "file", bases)
+        resolve(part, "file", folders)
         for value in part.values():
-            _resolve_below(value, bases)
-
-
-def build(settings: dict[str, Any]) -> Search:
-    """Return the search of settings."""
-    parser = _parser()
-    parsed = parser.parse_object(deepcopy(settings))  # it changes what it is given
-    objects = vars(parser.instantiate_classes(parsed))
-    own = ("config", "name")
-    return Search(**{key: value for key, value in objects.items() if key not in own})
+            _resolve_below(value, folders)
 
 
 def _former(args: Sequence[str]) -> tuple[dict[str, Any], Path]:

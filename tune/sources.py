@@ -99,8 +99,8 @@ def run_theory(arguments: Sequence[str], seed: int) -> Numbers:
 
     quieten()
     with _mendable():
-        prediction, _, _ = predictions.read(arguments)
-        numbers = prediction.find().numbers
+        settings, _ = predictions.read(arguments)
+        numbers = predictions.build(settings).find().numbers
     return {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
 
 
