@@ -64,12 +64,8 @@ class LossMap(TheoryStudy):
         panels = []
         for i, batch in enumerate(self.batches):
             size = batch or N
-            done = i / len(self.batches)
-            progress(f"b = {size}", done)
-
-            def within(share: float, size: int = size, done: float = done) -> None:
-                progress(f"b = {size}", done + share / len(self.batches))
-
+            within = self._part(progress, i, size)
+            within(0.0)
             losses = self._losses(problem, spectrum, size, within)
             found.arrays[f"loss_{size}"] = losses
             lowest = smoothed(losses, self.smooth) if self.smooth else losses
@@ -92,6 +88,10 @@ class LossMap(TheoryStudy):
 
         found.figures["loss_map"] = draw
         return found
+
+    def _part(self, progress: Progress, i: int, size: int) -> Callable[[float], None]:
+        """Return what is told the share of the i-th map that is done."""
+        return lambda share: progress(f"b = {size}", (i + share) / len(self.batches))
 
     def _losses(
         self,
