@@ -29,6 +29,13 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise SystemExit(code)
 
 
+#: Lines on the alternatives to what was meant.
+_IDLE = re.compile(
+    r"Subtypes|Errors|Given value|.*NoneType|.*Does not validate|Not a valid subclass|"
+    r"Subclass types|a class path \(str\)|a dict with(out)? (class_path|parameters)"
+)
+
+
 def one_line(message: str) -> str:
     """Return a parser's message without the alternatives that nobody meant."""
     lines = [line.strip(" -") for line in message.splitlines()]
@@ -37,10 +44,7 @@ def one_line(message: str) -> str:
         lines = [
             line
             for line in lines
-            if not re.match(
-                r"Subtypes|Errors|Given value|.*NoneType|.*Does not validate", line
-            )
-            or line.startswith("Parser key")
+            if not _IDLE.match(line) or line.startswith("Parser key")
         ]
     text = re.sub(r"\s+", " ", "; ".join(lines)).replace(":; ", ": ")
     text = re.sub(r"Does not validate against any of the Union subtypes;? ?", "", text)

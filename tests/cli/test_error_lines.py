@@ -53,6 +53,13 @@ def test_names_the_key(error_line, flags, named):
         assert word in line
 
 
+def test_a_bad_argument_of_a_callback_is_the_whole_line(error_line):
+    callback = "--trainer.callbacks=lightning_ecd.callbacks.Forecast"
+    flags = [callback, "--trainer.callbacks.points=0"]
+    line = error_line("fit", "--config", "DIGITS", *flags)
+    assert line == "points must be at least 1, got 0"
+
+
 def test_missing_config_is_named(error_line):
     assert "nope.yaml" in error_line("fit", "--config", "nope.yaml")
 
