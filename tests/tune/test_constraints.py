@@ -10,7 +10,16 @@ from lightning_ecd.errors import UserError
 from tests.cli.conftest import EXPERIMENT, cli  # noqa: F401
 from tests.tune.commands import rows_of, small
 from tests.tune.test_local import Spied
-from tests.tune.toys import SPACE, Scripted, Walk, journal, run, seen, statuses
+from tests.tune.toys import (
+    SPACE,
+    Scripted,
+    Walk,
+    interrupted,
+    journal,
+    run,
+    seen,
+    statuses,
+)
 from tune import ASHA, Constraint, MedianStopping, Random, Space, results
 from tune.constraints import bind
 from tune.search import Search
@@ -61,18 +70,9 @@ def test_the_searcher_is_told_the_worst(mode, worst, tmp_path):
 
 
 def test_a_search_goes_on_without_asking_about_what_has_ended(tmp_path):
-    calls, settings = [], {"samples": 6, "constraint": positive}
-    whole = run(tmp_path / "whole", Walk(), calls.append, **settings)
-    for last in range(len(calls)):
-        left = iter(range(last))
-
-        def watch(record, left=left):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-
-        folder = tmp_path / f"after_{last}"
-        with pytest.raises(KeyboardInterrupt):
-            run(folder, Walk(), watch, **settings)
+    settings = {"samples": 6, "constraint": positive}
+    whole = run(tmp_path / "whole", Walk(), **settings)
+    for folder in interrupted(tmp_path, **settings):
         ended = {event["trial"] for event in journal(folder) if "end" in event}
         asked = []
 

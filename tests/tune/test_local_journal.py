@@ -5,7 +5,16 @@ import shutil
 import pytest
 
 from lightning_ecd.errors import UserError
-from tests.tune.toys import Once, Scripted, Walk, journal, run, seen, statuses
+from tests.tune.toys import (
+    Once,
+    Scripted,
+    Walk,
+    interrupted,
+    journal,
+    run,
+    seen,
+    statuses,
+)
 from tune import ASHA, HyperOpt, MedianStopping, Optuna, Random, Space
 
 SEARCHES = {
@@ -60,21 +69,9 @@ def strip(events):
 
 
 def test_it_does_not_matter_when_it_was_interrupted(settings, whole, tmp_path):
-    """By the watcher, who is told between any two things that happen."""
-    calls = []
-    run(tmp_path / "count", Walk(), calls.append, **settings)
-    for last in range(len(calls)):
-        left = iter(range(last))
-
-        def watch(record, left=left):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-
-        folder = tmp_path / f"after_{last}"
-        with pytest.raises(KeyboardInterrupt):
-            run(folder, Walk(), watch, **settings)
+    for folder in interrupted(tmp_path, **settings):
         records = run(folder, Walk(), **settings)
-        assert list(map(seen, records)) == whole[1], f"watcher's call {last}"
+        assert list(map(seen, records)) == whole[1], folder.name
 
 
 def test_it_does_not_matter_how_much_of_the_journal_is_lost(settings, whole, tmp_path):

@@ -3,6 +3,8 @@
 import json
 import math
 
+import pytest
+
 from tune import Job, Random, Space, local
 
 SPACE = Space({"x": "Uniform(-1, 1)", "y": "LogUniform(1e-3, 1)"})
@@ -93,6 +95,25 @@ class Once:
 
 def run(folder, objective, watch=nobody, **settings):
     return local.run(job(objective, **settings), folder, watch)
+
+
+def interrupted(folder, **settings):
+    """Folders of searches that were interrupted, each one event later than the last.
+
+    By the watcher, who is told between any two things that happen.
+    """
+    calls = []
+    run(folder / "count", Walk(), calls.append, **settings)
+    for last in range(len(calls)):
+        left = iter(range(last))
+
+        def watch(record, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(folder / f"after_{last}", Walk(), watch, **settings)
+        yield folder / f"after_{last}"
 
 
 def journal(folder):
