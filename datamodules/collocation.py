@@ -239,6 +239,11 @@ class PointLoader(Loader):
         self.chunks, self.shares = minibatches, (rank, world_size)
         self._orders: dict[int, tuple[tuple[int, int], Tensor]] = {}
 
+    @property
+    def samples(self) -> int:
+        """Number of interior points that an epoch draws from."""
+        return len(self.points(self.epoch)[0])
+
     def _batch(self, order: Tensor, batch: int) -> tuple[Tensor, ...]:
         numbers = range(batch * self.chunks, (batch + 1) * self.chunks)
         return tuple(

@@ -119,6 +119,11 @@ class Loader:
             yield tensors
 
     @property
+    def samples(self) -> int:
+        """Number of samples that an epoch draws from."""
+        return len(self.indices)
+
+    @property
     def sampler(self) -> "Loader":
         """The loader itself: Lightning calls its sampler's `set_epoch`."""
         return self

@@ -188,9 +188,11 @@ class Task(LightningModule):
     def _log_epochs(self) -> None:
         """Log the samples seen, in passes over the training set."""
         loader: Any = self.trainer.train_dataloader
-        data = getattr(loader, "indices", getattr(loader, "dataset", None))
-        if isinstance(data, Sized) and len(data):
-            self.log("train/effective_epochs", self.samples / len(data))
+        data = getattr(loader, "dataset", None)
+        size = len(data) if isinstance(data, Sized) else 0
+        size = getattr(loader, "samples", size)
+        if size:
+            self.log("train/effective_epochs", self.samples / size)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch's samples, each before its batch's step."""

@@ -226,6 +226,13 @@ def test_metrics_are_means_over_all_points(tmp_path):
     }
 
 
+@pytest.mark.parametrize(("batch_size", "passes"), [(None, 4), (10, 4 / 3)])
+def test_effective_epochs_are_passes_over_the_points(tmp_path, batch_size, passes):
+    runner = trainer(tmp_path, max_epochs=2, log_every_n_steps=1)
+    runner.fit(task(), datamodule=data(batch_size=batch_size))  # 4 steps an epoch
+    assert reported(runner)["train/effective_epochs"] == pytest.approx(2 * passes)
+
+
 def test_bbi_solves_a_smooth_problem_and_draws_it(tmp_path):
     optimizer = partial(BBI, lr=0.02, bounce_every=100, fixed_bounces=1, patience=300)
     module = task(
