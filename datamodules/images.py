@@ -214,7 +214,7 @@ class Images(pl.LightningDataModule):
         return self._parts[part]
 
     @property
-    def target(self) -> tuple[float, float]:
+    def target_moments(self) -> tuple[float, float]:
         """Mean and standard deviation of the classes' numbers in the training set."""
         if self.targets == "classes":
             return 0.0, 1.0
@@ -242,7 +242,7 @@ class Images(pl.LightningDataModule):
         trainer = self.trainer
         images, labels = self.whole(part)
         if self.targets == "numbers":
-            mean, std = self.target
+            mean, std = self.target_moments
             labels = ((labels.double() - mean) / std).float()
         return Loader(
             (images, labels),

@@ -39,6 +39,8 @@ class Regression(pl.LightningDataModule):
     columns: ClassVar[bool] = True
     #: Whether anything is scaled.
     standardised: ClassVar[bool] = True
+    #: Whether they are numbers of classes, as those of `Images` may be: "numbers".
+    targets: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class Regression(pl.LightningDataModule):
         self._tensors: tuple[Tensor, Tensor] | None = None
         self._splits: tuple[Tensor, Tensor, Tensor] | None = None
         #: Mean and standard deviation of the target.
-        self.target: tuple[float, float] = (0.0, 1.0)
+        self.target_moments: tuple[float, float] = (0.0, 1.0)
         # the number of mini-batches belongs to the model
         self.save_hyperparameters(ignore=["minibatches"])
 
@@ -83,7 +85,7 @@ class Regression(pl.LightningDataModule):
             x = (x - mean) / std
             mean, std = _moments(y[train], True)
             y = (y - mean) / std
-            self.target = mean.item(), std.item()
+            self.target_moments = mean.item(), std.item()
         self._tensors = x.float(), y.float()
 
     def split(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,6 +208,7 @@ class SmallImages(Regression):
     """
 
     columns = False
+    targets = "numbers"
 
     def __init__(self, name: str = "digits", **kwargs: Any) -> None:
         super().__init__(**kwargs)

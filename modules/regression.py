@@ -82,7 +82,7 @@ class Regression(Task):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the outputs in the target's own units, (B,)."""
-        mean, std = self._target()
+        mean, std = self._moments()
         return self(batch[0]) * std + mean
 
     def on_validation_epoch_end(self) -> None:
@@ -96,7 +96,7 @@ class Regression(Task):
     def _evaluate(self, batch: Any, stage: str) -> None:
         x, y = batch
         f = self(x)
-        mean, std = self._target()
+        mean, std = self._moments()
         values = {"loss": (f - y).square().mean() / 2}
         self._mean(stage, "rmse").update(2 * values["loss"] * std**2, weight=len(y))
         data = getattr(self.trainer, "datamodule", None)
@@ -118,7 +118,7 @@ class Regression(Task):
     def _mean(self, stage: str, name: str) -> Any:
         return self.means[f"{stage}_{name}"]
 
-    def _target(self) -> tuple[float, float]:
+    def _moments(self) -> tuple[float, float]:
         """Return mean and standard deviation of the target."""
         data = getattr(self.trainer, "datamodule", None)
-        return getattr(data, "target", (0.0, 1.0))
+        return getattr(data, "target_moments", (0.0, 1.0))

@@ -85,7 +85,7 @@ def test_a_step_of_scaling_makes_training_columns_standard():
     assert (x[:, 2] == 0).all()  # constant: no division by 0
     assert y.mean().abs() < 1e-6 and y.std().item() == pytest.approx(1)
     raw = data.given[1][loader.indices]
-    mean, std = data.target
+    mean, std = data.target_moments
     torch.testing.assert_close((y * std + mean).double(), raw, rtol=1e-5, atol=1e-5)
 
 
@@ -200,12 +200,12 @@ def test_classes_become_numbers_of_unit_variance():
     labels = data.whole("train")[1].double()
     expected = (labels - labels.mean()) / labels.std()
     torch.testing.assert_close(loader.tensors[1].double(), expected, rtol=1e-5, atol=0)
-    assert data.target == (labels.mean().item(), labels.std().item())
+    assert data.target_moments == (labels.mean().item(), labels.std().item())
     (x, y) = next(iter(loader))
     assert y.dtype == torch.float32 and x.dtype == torch.float32
     # the test set is scaled by the training set's numbers
     test = data.test_dataloader().tensors[1]
-    mean, std = data.target
+    mean, std = data.target_moments
     whole = data.whole("test")[1]
     torch.testing.assert_close(test * std + mean, whole.float(), rtol=1e-5, atol=1e-5)
 

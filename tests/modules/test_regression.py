@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from datamodules import Digits, SyntheticPowerLaw
+from datamodules import Digits, SmallImages, SyntheticPowerLaw
 from lightning_ecd.errors import UserError
 from lightning_ecd.optimizers import HeavyBall
 from lightning_ecd.theory import layer_kernel, shallow_kernel
@@ -38,7 +38,7 @@ def test_metrics_are_in_the_targets_own_units():
     (found,) = trainer().test(task, data, verbose=False)
     images, labels = data.test_dataloader().tensors
     f = task.network(data._floats()(images))[:, 0].detach()
-    mean, std = data.target
+    mean, std = data.target_moments
     numbers = data.whole("test")[1]
     error = (f * std + mean - numbers).square().mean().sqrt()
     assert found["test/rmse"] == pytest.approx(error.item(), rel=1e-4)
@@ -48,6 +48,18 @@ def test_metrics_are_in_the_targets_own_units():
     assert found["test/accuracy"] == pytest.approx(right.item())
     predicted = torch.cat(trainer().predict(task, data))
     torch.testing.assert_close(predicted, f * std + mean, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_of_classes_have_an_accuracy_whatever_holds_them():
+    data = SmallImages(samples=1000, val_size=200)
+    task = Regression(lambda: nn.Linear(64, 1), make)
+    (found,) = trainer().validate(task, data, verbose=False)
+    x, y = (tensor[data.split(1797)[1]] for tensor in data.val_dataloader().tensors)
+    mean, std = data.target_moments
+    numbers = (y * std + mean).round()
+    assert numbers.unique().tolist() == list(range(10))
+    right = ((task(x) * std + mean).round() == numbers).float().mean()
+    assert found["val/accuracy"] == pytest.approx(right.item())
 
 
 def test_tables_have_no_accuracy():
