@@ -74,7 +74,7 @@ class Images(pl.LightningDataModule):
         samples: Of the training set, drawn with equal shares of its classes as
             scikit-learn's train_test_split does; the validation's come from the
             others. None: all.
-        steps: Batches in an epoch of "independent" ones; None: as many as fit.
+        steps_per_epoch: Batches in an epoch of "independent" ones; None: what fits.
     """
 
     classes: ClassVar[int] = 10
@@ -103,7 +103,7 @@ class Images(pl.LightningDataModule):
         split_seed: int | None = None,
         targets: Targets = "classes",
         samples: int | None = None,
-        steps: int | None = None,
+        steps_per_epoch: int | None = None,
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size)
@@ -126,7 +126,8 @@ class Images(pl.LightningDataModule):
                 f"samples must be in [1, {self.train_size - count}] with val_size="
                 f"{count}, got {samples}"
             )
-        self.targets, self.samples, self.steps = targets, samples, steps
+        self.targets, self.samples = targets, samples
+        self.steps_per_epoch = steps_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.minibatches, self.drop_last = minibatches, drop_last
         self.val_size, self.seed = count, seed
@@ -174,7 +175,7 @@ class Images(pl.LightningDataModule):
             order=order,
             last="drop" if self.drop_last else "short",
             augment=self.augment,
-            steps=self.steps if order == self.order else None,
+            steps_per_epoch=self.steps_per_epoch if order == self.order else None,
         )
 
     def _stratified(self, count: int) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ class Loader:
         augment: ``augment(batch, generator)`` changes the first tensor of a batch
             before `prepare`; the CPU generator is a function of
             (seed, epoch, batch, rank).
-        steps: Batches in an epoch of "independent" ones; None: as many as fit.
+        steps_per_epoch: Batches in an epoch of "independent" ones; None: what fits.
         seed: Of order and augmentation.
         rank: This process.
         world_size: The number of processes.
@@ -65,7 +65,7 @@ class Loader:
         last: Last = "short",
         prepare: Callable[[Tensor], Tensor] | None = None,
         augment: Augment | None = None,
-        steps: int | None = None,
+        steps_per_epoch: int | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -73,10 +73,9 @@ class Loader:
         at_least(1, batch_size=batch_size)
         at_least(1, minibatches=minibatches)
         one_of(get_args(Order), order=order)
-        if steps is not None:
-            at_least(1, steps=steps)
-            if order != "independent":
-                raise ValueError(f"steps must be None with order={order!r}")
+        at_least(1, steps_per_epoch=steps_per_epoch)
+        if steps_per_epoch is not None and order != "independent":
+            raise ValueError(f"steps_per_epoch must be None with order={order!r}")
         one_of(("short", "drop", "even"), last=last)
         if last == "even" and minibatches != 1:
             raise ValueError(
@@ -90,7 +89,8 @@ class Loader:
         self.indices = torch.arange(len(tensors[0])) if indices is None else indices
         self.batch_size, self.minibatches = batch_size, minibatches
         self.order, self.last = order, last
-        self.prepare, self.augment, self.steps = prepare, augment, steps
+        self.prepare, self.augment = prepare, augment
+        self.steps_per_epoch = steps_per_epoch
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = self.position = 0
         self._restored: dict[str, Any] | None = None
@@ -103,7 +103,7 @@ class Loader:
     def __len__(self) -> int:
         samples, full = len(self.indices), self._full
         if self.order == "independent":
-            return 0 if full > samples else self.steps or samples // full
+            return 0 if full > samples else self.steps_per_epoch or samples // full
         if self.last == "even":
             return min(-(-samples // full), samples // self.world_size)
         return samples // full + (self._short > 0)

@@ -31,7 +31,7 @@ class Regression(pl.LightningDataModule):
         minibatches: Mini-batches in a loader batch, which is that many times larger.
         order: Of the training samples: "independent" batches of distinct samples,
             as the theory has it; "shuffled" epochs; see `Loader`.
-        steps: Batches in an epoch of independent ones; None: as many as fit.
+        steps_per_epoch: Batches in an epoch of independent ones; None: what fits.
         eval_batch_size: The most samples in a batch of validation, test, prediction.
     """
 
@@ -51,7 +51,7 @@ class Regression(pl.LightningDataModule):
         split_seed: int = 42,
         minibatches: int = 1,
         order: Order = "independent",
-        steps: int | None = None,
+        steps_per_epoch: int | None = None,
         eval_batch_size: int = 1000,
     ) -> None:
         super().__init__()
@@ -61,7 +61,8 @@ class Regression(pl.LightningDataModule):
         one_of(get_args(Order), order=order)
         self.batch_size, self.samples, self.val_size = batch_size, samples, val_size
         self.seed, self.split_seed, self.minibatches = seed, split_seed, minibatches
-        self.order, self.steps, self.eval_batch_size = order, steps, eval_batch_size
+        self.order, self.steps_per_epoch = order, steps_per_epoch
+        self.eval_batch_size = eval_batch_size
         self._tensors: tuple[Tensor, Tensor] | None = None
         self._splits: tuple[Tensor, Tensor, Tensor] | None = None
         #: Mean and standard deviation of the target.
@@ -117,7 +118,7 @@ class Regression(pl.LightningDataModule):
             batch_size=self.batch_size,
             minibatches=self.minibatches,
             order=order,
-            steps=self.steps if order == self.order else None,
+            steps_per_epoch=self.steps_per_epoch if order == self.order else None,
         )
 
     def val_dataloader(self) -> Loader | list[Loader]:

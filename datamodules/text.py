@@ -29,7 +29,7 @@ class Text(pl.LightningDataModule):
         unit: "characters", or "words" between blanks; then the end of a line is a
             word too.
         batch_size: Streams of one rank.
-        steps: Tokens of a stream in a batch.
+        window: Tokens of a stream in a batch.
         eval_batch_size: Streams in validation and test; with 1 every token is
             predicted from all those before it.
         minibatches: Mini-batches in a loader batch, which is that many times larger.
@@ -42,16 +42,16 @@ class Text(pl.LightningDataModule):
         test_path: str | None = None,
         unit: Unit = "characters",
         batch_size: int = 128,
-        steps: int = 50,
+        window: int = 50,
         eval_batch_size: int = 1,
         minibatches: int = 1,
     ) -> None:
         super().__init__()
         one_of(("characters", "words"), unit=unit)
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        at_least(1, steps=steps, minibatches=minibatches)
+        at_least(1, window=window, minibatches=minibatches)
         self.path, self.val_path, self.test_path = path, val_path, test_path
-        self.unit, self.steps, self.minibatches = unit, steps, minibatches
+        self.unit, self.window, self.minibatches = unit, window, minibatches
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.vocabulary: dict[str, int] = {}
         self._parts: dict[str, Tensor] = {}
@@ -111,18 +111,19 @@ class Text(pl.LightningDataModule):
         rank = 0 if trainer is None else trainer.global_rank
         world_size = 1 if trainer is None else trainer.world_size
         tokens, streams = self._parts[part], batch_size * world_size
-        pieces = (len(tokens) - 1) // (streams * self.steps * minibatches) * minibatches
+        batch = streams * self.window * minibatches
+        pieces = (len(tokens) - 1) // batch * minibatches
         if pieces < 1:
             raise UserError(
                 f"the {len(tokens)} tokens for {part} do not fill a batch of {streams} "
-                f"streams x {self.steps} steps x {minibatches} minibatches: set "
-                "data.batch_size, data.eval_batch_size or data.steps to less"
+                f"streams x a window of {self.window} x {minibatches} minibatches: set "
+                "data.batch_size, data.eval_batch_size or data.window to less"
             )
         device = "cpu" if trainer is None else trainer.strategy.root_device
-        length = pieces * self.steps
+        length = pieces * self.window
 
         def cut(first: int) -> Tensor:
-            """Return pieces one after the other, of each its streams, (rows, steps)."""
+            """Return successive pieces, of each its streams, (rows, window)."""
             chosen = tokens[first : first + streams * length].to(device)
             return chosen.view(streams, pieces, -1).transpose(0, 1).flatten(0, 1)
 

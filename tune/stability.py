@@ -77,7 +77,7 @@ class StabilityMask(Constraint):
         if not isinstance(objective, Fit):
             raise UserError(f"{_WHO} needs an experiment: a study has no mini-batches")
         self._refuse_other(objective.settings["model"]["init_args"])
-        harmless = {*map(objective.key, self.keys), "data.seed", "data.steps"}
+        harmless = {*map(objective.key, self.keys), "data.seed", "data.steps_per_epoch"}
         for name in space.names:
             full = objective.key(name)
             if full not in harmless and not full.startswith("trainer."):

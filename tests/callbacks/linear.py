@@ -21,10 +21,9 @@ def task(inputs, lr=0.7, momentum=0.0, optimizer=HeavyBall):
     )
 
 
-def problem(samples, batch_size=3, steps=7, **settings):
-    return SyntheticPowerLaw(
-        1.5, 0.75, samples, batch_size=batch_size, steps=steps, **settings
-    )
+def problem(samples, batch_size=3, steps_per_epoch=7, **settings):
+    settings |= {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
+    return SyntheticPowerLaw(1.5, 0.75, samples, **settings)
 
 
 def fit(callbacks, task, data, steps=60, folder=None, ckpt_path=None, **settings):

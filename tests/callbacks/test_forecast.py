@@ -41,7 +41,7 @@ class Recorder(pl.loggers.logger.DummyLogger):
 def fit(callback, batch=N, lr=0.5, momentum=0.3, seed=0, **settings):
     recorder = Recorder(settings.get("folder"))
     task = linear.task(N, lr, momentum)
-    data = linear.problem(N, batch_size=batch, steps=50, seed=seed)
+    data = linear.problem(N, batch_size=batch, steps_per_epoch=50, seed=seed)
     trainer = linear.fit(
         [callback], task, data, **{"steps": 100, "logger": recorder, **settings}
     )

@@ -82,8 +82,8 @@ def test_the_rate_is_that_of_the_normalised_kernel(tmp_path):
     curves = []
     for data, lr, normalize in (
         (problem(), 0.5, True),
-        (Thrice(1.5, 0.75, N, batch_size=3, steps=7), 0.5, True),
-        (Thrice(1.5, 0.75, N, batch_size=3, steps=7), 0.5 / 9, False),
+        (Thrice(1.5, 0.75, N, batch_size=3, steps_per_epoch=7), 0.5, True),
+        (Thrice(1.5, 0.75, N, batch_size=3, steps_per_epoch=7), 0.5 / 9, False),
     ):
         callback = Regimes(normalize_lr=normalize, rank=None)
         fit(callback, task(lr), data, folder=tmp_path)
@@ -267,7 +267,7 @@ def test_regimes_cannot_join_a_run_that_is_resumed(tmp_path):
 )
 def test_what_the_theory_does_not_speak_of_is_refused(make, data, message, tmp_path):
     module = Regression(lambda: linear.from_zero(N), make)
-    settings = {"steps": None, **data} if data else {}
+    settings = {"steps_per_epoch": None, **data} if data else {}
     with pytest.raises(UserError, match=message):
         fit(Regimes(), module, problem(**settings), folder=tmp_path)
 

@@ -54,5 +54,5 @@ def test_classifiers_take_a_step(network, cli):
 def test_language_models_take_a_step(network, cli, tmp_path):
     (tmp_path / "text.txt").write_text("the cat sat on the mat\nand sang\n" * 40)
     data = ["--data=datamodules.Text", "--data.path=text.txt", "--data.batch_size=3"]
-    data += [f"--data.unit={TEXTS[network]}", "--data.steps=5"]
+    data += [f"--data.unit={TEXTS[network]}", "--data.window=5"]
     step(cli, "modules.LanguageModel", network, "char_lstm_entropy", *data)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.cli.conftest import ROOT, SHORT
 
-SMALL = ["--data.batch_size=2", "--data.steps=5", "--trainer.max_steps=1"]
+SMALL = ["--data.batch_size=2", "--data.window=5", "--trainer.max_steps=1"]
 TEXTS = {
     "entropyadam_char_lstm": [],
     "entropysgd_word_lstm": ["--data.val_path=null", "--data.test_path=null"]

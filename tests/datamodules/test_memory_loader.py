@@ -99,7 +99,7 @@ def test_draws_with_replacement_repeat_samples_uniformly():
 
 
 def test_independent_batches_are_distinct_within_and_uniform_over_all():
-    loader = numbers(order="independent", steps=3000)
+    loader = numbers(order="independent", steps_per_epoch=3000)
     batches = seen(loader, 0)
     assert len(batches) == len(loader) == 3000
     assert all(len(set(batch)) == 4 for batch in batches)
@@ -226,8 +226,8 @@ def test_an_epoch_is_not_continued_with_other_settings(changed):
         ("batch_size", {"batch_size": 0}),
         ("minibatches", {"minibatches": 0}),
         ("order", {"order": "random"}),
-        ("steps", {"order": "independent", "steps": 0}),
-        ("steps", {"steps": 3}),
+        ("steps_per_epoch", {"order": "independent", "steps_per_epoch": 0}),
+        ("steps_per_epoch", {"steps_per_epoch": 3}),
         ("batch_size", {"order": "independent", "batch_size": 24}),
         ("last", {"last": "keep"}),
         ("minibatches", {"last": "even", "minibatches": 2}),

@@ -110,7 +110,7 @@ def test_without_samples_left_all_train():
 
 
 def test_batches_are_independent_and_of_steps():
-    loader = made_up(samples=30, batch_size=7, steps=11).train_dataloader()
+    loader = made_up(samples=30, batch_size=7, steps_per_epoch=11).train_dataloader()
     assert loader.order == "independent" and len(loader) == 11
     assert all(len(x) == 7 for x, _ in loader)
 

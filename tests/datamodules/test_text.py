@@ -17,7 +17,7 @@ def text(tmp_path):
 
 
 def loaded(path, **settings):
-    data = Text(path, **({"batch_size": 4, "steps": 10} | settings))
+    data = Text(path, **({"batch_size": 4, "window": 10} | settings))
     data.setup()
     return data
 
@@ -81,7 +81,7 @@ def test_words_and_ends_of_lines_are_tokens(tmp_path):
     for name, content in (("a", "the cat sat\nthe end\n"), ("b", "a cat\n")):
         (tmp_path / name).write_text(content)
     files = {name: str(tmp_path / "b") for name in ("val_path", "test_path")}
-    data = Text(str(tmp_path / "a"), unit="words", batch_size=1, steps=2, **files)
+    data = Text(str(tmp_path / "a"), unit="words", batch_size=1, window=2, **files)
     data.setup()
     assert data.vocabulary == {
         word: i for i, word in enumerate(["<eos>", "a", "cat", "end", "sat", "the"])
@@ -103,7 +103,7 @@ def test_problems_of_the_text_are_named(text, tmp_path):
         loaded(str(tmp_path / "short")).val_dataloader()
 
 
-@pytest.mark.parametrize("name", ["batch_size", "steps", "eval_batch_size", "unit"])
+@pytest.mark.parametrize("name", ["batch_size", "window", "eval_batch_size", "unit"])
 def test_bad_arguments_are_refused_by_name(name):
     with pytest.raises(ValueError, match=f"^{name} must"):
         Text("a.txt", **{name: "bytes" if name == "unit" else 0})

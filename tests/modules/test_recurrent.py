@@ -44,7 +44,7 @@ def network(dropout=0.0, batchnorm=False):
 
 
 def data(path, **settings):
-    defaults = {"batch_size": 4, "steps": 9, "eval_batch_size": 2}
+    defaults = {"batch_size": 4, "window": 9, "eval_batch_size": 2}
     return Text(path, **(defaults | settings))
 
 
@@ -291,7 +291,7 @@ def test_a_text_can_be_learned_from_the_command_line(cli, text, tmp_path):  # no
         },
         "data": {
             "class_path": "datamodules.Text",
-            "init_args": {"path": text, "batch_size": 4, "steps": 9},
+            "init_args": {"path": text, "batch_size": 4, "window": 9},
         },
         "model": {
             "class_path": "modules.LanguageModel",

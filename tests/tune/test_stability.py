@@ -27,7 +27,7 @@ SPACE = {
 #: Digits and a net so small that a kernel takes no time.
 SMALL = ["--data.samples=30", "--model.network.width=8", "--trainer.max_steps=4"]
 SMALL += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-SMALL += ["--trainer.callbacks.rank=0", "--data.steps=2"]
+SMALL += ["--trainer.callbacks.rank=0", "--data.steps_per_epoch=2"]
 
 LAMBDAS = [(k + 1) ** -1.5 for k in range(20)]
 N = len(LAMBDAS)
