@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.memory import (
     SPLIT_STREAM,
+    Last,
     Loader,
     Order,
 )
@@ -62,7 +63,8 @@ class Images(pl.LightningDataModule):
         augment: Changes whole batches of training images: an `Augmentation` or any
             function like its `__call__`, for images in uint8.
         eval_batch_size: The most samples in a batch of validation, test, prediction.
-        drop_last: Leave out an epoch's last, incomplete training batch.
+        last: What becomes of an epoch's last, incomplete training batch: "short" keeps
+            it, "drop" leaves it out.
         scale: Of the pixels that the network sees: "unit": in [0, 1]; "signed":
             (x - 126)/126 of the bytes x, about [-1, 1]; "raw": the bytes themselves,
             these two as in the Lua and the PyTorch program of Entropy-SGD; "image":
@@ -98,7 +100,7 @@ class Images(pl.LightningDataModule):
         order: Order = "shuffled",
         augment: Augmentation | None = None,
         eval_batch_size: int = 1000,
-        drop_last: bool = False,
+        last: Last = "short",
         scale: Scale = "unit",
         split_seed: int | None = None,
         targets: Targets = "classes",
@@ -110,6 +112,7 @@ class Images(pl.LightningDataModule):
         at_least(1, minibatches=minibatches)
         at_least(1, eval_batch_size=eval_batch_size)
         one_of(get_args(Order), order=order)
+        one_of(get_args(Last), last=last)
         one_of(get_args(Targets), targets=targets)
         one_of(get_args(Scale), scale=scale)
         if normalize and scale != "unit":
@@ -129,7 +132,7 @@ class Images(pl.LightningDataModule):
         self.targets, self.samples = targets, samples
         self.steps_per_epoch = steps_per_epoch
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.minibatches, self.drop_last = minibatches, drop_last
+        self.minibatches, self.last = minibatches, last
         self.val_size, self.seed = count, seed
         self.split_seed = seed if split_seed is None else split_seed
         self.order, self.augment = order, augment
@@ -173,7 +176,7 @@ class Images(pl.LightningDataModule):
             batch_size=self.batch_size,
             minibatches=self.minibatches,
             order=order,
-            last="drop" if self.drop_last else "short",
+            last=self.last,
             augment=self.augment,
             steps_per_epoch=self.steps_per_epoch if order == self.order else None,
         )

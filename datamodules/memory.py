@@ -11,7 +11,8 @@ from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator, subsets
 
 Order = Literal["shuffled", "sequential", "replacement", "independent"]
-Last = Literal["short", "drop", "even"]
+#: What becomes of a last part that is not full: it stays short, or is left out.
+Last = Literal["short", "drop"]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 ORDER_STREAM, AUGMENT_STREAM, SPLIT_STREAM = range(3)
@@ -62,7 +63,7 @@ class Loader:
         batch_size: int,
         minibatches: int = 1,
         order: Order = "shuffled",
-        last: Last = "short",
+        last: Last | Literal["even"] = "short",
         prepare: Callable[[Tensor], Tensor] | None = None,
         augment: Augment | None = None,
         steps_per_epoch: int | None = None,
@@ -76,7 +77,7 @@ class Loader:
         at_least(1, steps_per_epoch=steps_per_epoch)
         if steps_per_epoch is not None and order != "independent":
             raise ValueError(f"steps_per_epoch must be None with order={order!r}")
-        one_of(("short", "drop", "even"), last=last)
+        one_of((*get_args(Last), "even"), last=last)
         if last == "even" and minibatches != 1:
             raise ValueError(
                 f"minibatches must be 1 with last='even', got {minibatches}"

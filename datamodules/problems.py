@@ -3,7 +3,7 @@
 import os
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytorch_lightning as pl
@@ -34,7 +34,8 @@ class Populations(pl.LightningDataModule):
         seed: Of the order of the batches, and of the samples where they are drawn.
         minibatches: Mini-batches in a loader batch, which is that many times larger.
         order: Of the training samples in an epoch: "shuffled", "sequential", or
-            independent draws with "replacement".
+            independent draws with "replacement", or "independent" batches of distinct
+            samples.
         eval_batch_size: The most samples in a batch of validation, test, prediction.
     """
 
@@ -53,7 +54,7 @@ class Populations(pl.LightningDataModule):
         at_least(1, batch_size=batch_size)
         at_least(1, minibatches=minibatches)
         at_least(1, eval_batch_size=eval_batch_size)
-        one_of(("shuffled", "sequential", "replacement"), order=order)
+        one_of(get_args(Order), order=order)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.seed, self.minibatches, self.order = seed, minibatches, order
         self._parts: dict[Part, tuple[Tensor, ...]] = {}

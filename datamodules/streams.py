@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.images import DEFAULT_FOLDER, Images
-from datamodules.memory import Loader
+from datamodules.memory import Last, Loader
 from datamodules.mnist import MNIST, Digits, FashionMNIST
 from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
@@ -19,10 +19,9 @@ from lightning_ecd.randomness import generator, mixed
 from lightning_ecd.unrolling import Window
 
 Part = Literal["train", "val", "test"]
-Last = Literal["short", "drop"]
 DataSet = Literal["MNIST", "FashionMNIST", "Digits"]
 
-_PARTS = ("train", "val", "test")
+_PARTS = get_args(Part)
 RUN_STREAM, LENGTH_STREAM, PASS_STREAM, PROBLEM_STREAM = range(10, 14)
 #: Numbers of lengths that are drawn at once.
 _BLOCK = 64
@@ -76,7 +75,7 @@ class Streams(pl.LightningDataModule):
         counts |= {"runs_per_epoch": runs_per_epoch, "val_runs": val_runs}
         counts |= {"test_runs": test_runs, "eval_runs": eval_runs}
         at_least(1, **counts, eval_steps=eval_steps)
-        one_of(("short", "drop"), last=last)
+        one_of(get_args(Last), last=last)
         if last == "drop" and window > steps:
             raise ValueError(f"window must be at most steps = {steps}, got {window}")
         if longest is not None and not stagger:
@@ -331,7 +330,7 @@ class ImageStreams(Streams):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        one_of(("MNIST", "FashionMNIST", "Digits"), dataset=dataset)
+        one_of(get_args(DataSet), dataset=dataset)
         self.images: Images = {
             "MNIST": lambda: MNIST(data_dir, val_size=0),
             "FashionMNIST": lambda: FashionMNIST(data_dir, val_size=0),

@@ -1,7 +1,7 @@
 """A text of the user's, cut into streams that a recurrent network reads on."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -47,7 +47,7 @@ class Text(pl.LightningDataModule):
         minibatches: int = 1,
     ) -> None:
         super().__init__()
-        one_of(("characters", "words"), unit=unit)
+        one_of(get_args(Unit), unit=unit)
         at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         at_least(1, window=window, minibatches=minibatches)
         self.path, self.val_path, self.test_path = path, val_path, test_path

@@ -108,7 +108,7 @@ def check(state, expected):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"batch_size": 37}, {"drop_last": True}, {"order": "replacement"}],
+    [{}, {"batch_size": 37}, {"last": "drop"}, {"order": "replacement"}],
 )
 def test_exact_statistics_are_means_over_one_pass_of_the_training_set(
     tmp_path, settings

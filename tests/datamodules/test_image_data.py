@@ -205,6 +205,7 @@ def test_the_command_line_builds_augmentations():
         ("val_size", -1),
         ("val_size", 1500),
         ("order", "backwards"),
+        ("last", "even"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(name, value):
@@ -214,7 +215,7 @@ def test_bad_arguments_are_refused_by_name(name, value):
 
 def test_a_batch_larger_than_the_data_is_refused_when_it_leaves_nothing():
     with pytest.raises(ValueError, match="batch_size"):
-        Digits(batch_size=2000, drop_last=True).train_dataloader()
+        Digits(batch_size=2000, last="drop").train_dataloader()
 
 
 @pytest.mark.parametrize("kind", REAL)

@@ -171,6 +171,13 @@ def test_files_are_read_and_standardized_by_the_training_samples(folder):
     assert len(data.test_dataloader()) == 1
 
 
+def test_batches_may_be_independent(folder):
+    loader = samples(folder, order="independent").train_dataloader()
+    rows = {tuple(row) for row in loader.tensors[0].tolist()}
+    for x, _ in loader:
+        assert len({tuple(row) for row in x.tolist()} & rows) == 8  # all distinct
+
+
 def test_samples_of_one_number_may_be_a_vector(folder):
     for part, size in (("train", 40), ("test", 10)):
         np.save(folder / f"{part}_x.npy", np.arange(size, dtype=np.float32))
