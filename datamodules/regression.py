@@ -204,17 +204,17 @@ class SmallImages(Regression):
     "olivetti_faces" is downloaded: 400 of 4096.
 
     Args:
-        name: "digits" or "olivetti_faces".
+        dataset: "digits" or "olivetti_faces".
         kwargs: As for `Regression`.
     """
 
     columns = False
     targets = "numbers"
 
-    def __init__(self, name: str = "digits", **kwargs: Any) -> None:
+    def __init__(self, dataset: str = "digits", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        one_of(("digits", "olivetti_faces"), name=name)
-        self.dataset = name
+        one_of(("digits", "olivetti_faces"), dataset=dataset)
+        self.dataset = dataset
 
     def read(self) -> tuple[Tensor, Tensor]:  # noqa: D102
         from sklearn import datasets  # takes a second
@@ -227,7 +227,7 @@ class SmallImages(Regression):
             except OSError as error:
                 raise UserError(
                     f"olivetti_faces could not be downloaded ({error}): connect, or "
-                    "take name=digits, which comes along"
+                    "take dataset=digits, which comes along"
                 ) from error
         x, y = (torch.from_numpy(np.asarray(v)) for v in (data.data, data.target))
         return x.double(), y.double()

@@ -269,21 +269,21 @@ class Quadratics(Streams):
     run. `modules.Quadratic` is the problem.
 
     Args:
-        dimension: d, at least 1.
+        dimensions: d, at least 1.
         kwargs: As for `Streams`.
     """
 
-    def __init__(self, dimension: int = 10, **kwargs: Any) -> None:
+    def __init__(self, dimensions: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        at_least(1, dimension=dimension)
-        self.dimension = dimension
+        at_least(1, dimensions=dimensions)
+        self.dimensions = dimensions
 
     def mini_batches(  # noqa: D102
         self, seeds: np.ndarray, steps: np.ndarray, part: Part
     ) -> tuple[Tensor, Tensor]:
         constant = bool((seeds == seeds[:1]).all())
         runs, where = np.unique(seeds[0] if constant else seeds, return_inverse=True)
-        pairs = [_quadratic(int(run), self.dimension) for run in runs]
+        pairs = [_quadratic(int(run), self.dimensions) for run in runs]
         index = torch.from_numpy(where)
         both = []
         for tensors in zip(*pairs, strict=True):

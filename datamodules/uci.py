@@ -114,7 +114,7 @@ class UCI(Regression):
     """A table of numbers, read from ``<data_dir>/uci``.
 
     Args:
-        name: bike_sharing, sgemm, california_housing, concrete, energy, kin8nm,
+        dataset: bike_sharing, sgemm, california_housing, concrete, energy, kin8nm,
             naval, power_plant, protein, wine_red or yacht.
         data_dir: The folder of all data sets; left at "data", the environment
             variable LIGHTNING_ECD_DATA overrides it.
@@ -128,13 +128,13 @@ class UCI(Regression):
 
     def __init__(
         self,
-        name: str = "bike_sharing",
+        dataset: str = "bike_sharing",
         data_dir: str = DEFAULT_FOLDER,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        one_of(TABLES, name=name)
-        self.dataset, self.data_dir = name, data_dir
+        one_of(TABLES, dataset=dataset)
+        self.dataset, self.data_dir = dataset, data_dir
 
     @property
     def table(self) -> Table:

@@ -17,17 +17,17 @@ class Quadratic(Problem):
     r"""The squared distance :math:`|W \theta - y|^2`, for `datamodules.Quadratics`.
 
     Args:
-        dimension: Of theta, at least 1.
+        dimensions: Of theta, at least 1.
         start: Every coordinate of the starting point.
     """
 
-    def __init__(self, dimension: int = 10, start: float = 0.0):
-        at_least(1, dimension=dimension)
-        self.dimension, self.start = dimension, start
+    def __init__(self, dimensions: int = 10, start: float = 0.0):
+        at_least(1, dimensions=dimensions)
+        self.dimensions, self.start = dimensions, start
 
     def initial(self, seed: int) -> dict[str, Tensor]:
         """Return the starting point, the same for every seed."""
-        return {"theta": torch.full((self.dimension,), self.start)}
+        return {"theta": torch.full((self.dimensions,), self.start)}
 
     def loss(self, params: dict[str, Tensor], batch: Any) -> Tensor:
         """Return the squared distance."""

@@ -183,7 +183,7 @@ def test_a_missing_file_is_downloaded_and_checked(tmp_path, monkeypatch):
         ("samples", {"samples": -1}),
         ("val_size", {"val_size": -1}),
         ("order", {"order": "random"}),
-        ("name", {"name": "boston"}),
+        ("dataset", {"dataset": "boston"}),
     ],
 )
 def test_bad_arguments_are_refused_by_name(name, settings):

@@ -210,7 +210,7 @@ def test_the_halves_of_mnist_are_those_of_the_released_code():
         ({"last": "drop", "steps": 5, "window": 6}, "window"),
         ({"longest": 200}, "longest"),
         ({"longest": 20, "stagger": True}, "longest"),
-        ({"dimension": 0}, "dimension"),
+        ({"dimensions": 0}, "dimensions"),
     ],
 )
 def test_bad_arguments_are_named(settings, name):

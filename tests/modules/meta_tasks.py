@@ -42,7 +42,7 @@ def task(case="tbptt", rule="lstm", optimizer=None, **settings):
 
 
 def data(**settings):
-    defaults = {"dimension": 4, "runs": 4, "steps": 10, "window": 4}
+    defaults = {"dimensions": 4, "runs": 4, "steps": 10, "window": 4}
     defaults |= {"runs_per_epoch": 2, "val_runs": 6, "test_runs": 6}
     return Quadratics(**(defaults | settings))
 

@@ -78,7 +78,7 @@ def tested(tmp_path):
     }
     module = Evaluation(partial(Quadratic, 4), ADAM, others, title="here")
     runner = trainer(tmp_path)
-    runner.test(module, Quadratics(dimension=4, **DATA), verbose=False)
+    runner.test(module, Quadratics(dimensions=4, **DATA), verbose=False)
     return tmp_path, runner.callback_metrics
 
 
@@ -125,7 +125,7 @@ def test_a_fit_validates_the_first_optimizer_and_moves_nothing(tmp_path):
     for make in (ADAM, partial(torch.optim.Adam, lr=0.3), ADAM):
         module = Evaluation(partial(Quadratic, 4), make)
         runner = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
-        runner.fit(module, datamodule=Quadratics(dimension=4, **DATA))
+        runner.fit(module, datamodule=Quadratics(dimensions=4, **DATA))
         values.append(runner.callback_metrics["val/loss"].item())
     assert values[0] == values[2] != values[1]
     assert module.anchor.item() == 0
