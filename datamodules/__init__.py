@@ -5,7 +5,7 @@ from datamodules.collocation import Collocation
 from datamodules.images import Images
 from datamodules.memory import Loader
 from datamodules.mnist import MNIST, Digits, FashionMNIST
-from datamodules.problems import Gaussians, Populations, Samples
+from datamodules.populations import Gaussians, Populations, Samples
 from datamodules.regression import Regression, SmallImages, SyntheticPowerLaw
 from datamodules.steps import Steps
 from datamodules.streams import ImageStreams, Quadratics, Streams

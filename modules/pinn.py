@@ -5,7 +5,7 @@ and its distance from the boundary values are the loss.
 """
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,7 +21,7 @@ from lightning_ecd.laplacian import laplacian, probes
 from modules.task import LRSchedulerFactory, Task
 
 
-class Problem:
+class Equation(ABC):
     """An equation in value and Laplacian, whose exact solution is known.
 
     A subclass states both; everything takes points x of shape (N, D).
@@ -46,7 +46,7 @@ class Problem:
         return self.exact(x)
 
 
-class Poisson(Problem):
+class Poisson(Equation):
     r"""A Poisson equation with a quadratic term, made to have a wavy solution.
 
     .. math::
@@ -79,7 +79,7 @@ class Poisson(Problem):
         return -laplacian + u * u - source
 
 
-class SineProduct(Problem):
+class SineProduct(Equation):
     r"""A linear Poisson equation, for the box [-1, 1]^D.
 
     .. math::
@@ -130,7 +130,7 @@ class PINN(Task):
     Args:
         network: Builds the network u, (N, D) to (N, 1); in a config its class_path and
             init_args. Its activations must be smooth.
-        problem: Builds the equation.
+        equation: Builds it; in a config its class_path and init_args.
         optimizer: See `Task`.
         boundary_weight: c, at least 0.
         feature: R, a further term of the loss: "none", or "l2", the sum of the
@@ -155,7 +155,7 @@ class PINN(Task):
     def __init__(
         self,
         network: Callable[[], nn.Module],
-        problem: Callable[[], Problem],
+        equation: Callable[[], Equation],
         optimizer: OptimizerCallable,
         boundary_weight: float = 1e5,
         feature: str = "none",
@@ -171,7 +171,7 @@ class PINN(Task):
         one_of(FEATURES, feature=feature)
         at_least(0, boundary_weight=boundary_weight, probes=probes)
         at_least(0, feature_weight=feature_weight)
-        self.network, self.problem = network(), problem()
+        self.network, self.equation = network(), equation()
         self.boundary_weight = boundary_weight
         self.feature, self.feature_weight = FEATURES[feature], feature_weight
         self.probes, self.probe_seed = probes, probe_seed
@@ -206,8 +206,8 @@ class PINN(Task):
             directions = probes(x, self.probes, self.probe_seed, step)
         u, bend, _ = laplacian(self.network, x, directions)
         u, bend = u.squeeze(1), bend.squeeze(1)
-        distance = u[len(interior) :] - self.problem.boundary(boundary)
-        return self.problem.residual(x, u, bend), distance, u
+        distance = u[len(interior) :] - self.equation.boundary(boundary)
+        return self.equation.residual(x, u, bend), distance, u
 
     def part(self, batch: Any, index: int) -> Any:
         """Return a part of the interior and one of the boundary."""
@@ -254,12 +254,12 @@ class PINN(Task):
             UserError: If the exact solution does not solve the equation.
         """
         x = x.double()
-        u, bend, _ = laplacian(lambda y: self.problem.exact(y).unsqueeze(1), x)
-        residual = self.problem.residual(x, u.squeeze(1), bend.squeeze(1))
+        u, bend, _ = laplacian(lambda y: self.equation.exact(y).unsqueeze(1), x)
+        residual = self.equation.residual(x, u.squeeze(1), bend.squeeze(1))
         error = float(residual.abs().max() / bend.abs().max().clamp(min=1))
         if not error < 1e-8:
             raise UserError(
-                f"model.problem: the exact solution of {type(self.problem).__name__} "
+                f"model.equation: the exact solution of {type(self.equation).__name__} "
                 f"does not solve its equation: the residual is {error:.1e} of the "
                 "Laplacian; mend exact or residual"
             )
@@ -280,7 +280,7 @@ class PINN(Task):
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         residual, distance, u = self._deviations(batch)
-        error = u - self.problem.exact(torch.cat([*batch]))
+        error = u - self.equation.exact(torch.cat([*batch]))
         values = {"residual": residual, "boundary": distance, "error": error}
         for name, value in values.items():
             self._log_mean(f"{stage}/{name}", value.abs().mean(), len(value))

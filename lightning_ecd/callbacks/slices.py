@@ -32,7 +32,7 @@ class RadialSlice(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a task without an exact solution."""
-        if not hasattr(getattr(pl_module, "problem", None), "exact"):
+        if not hasattr(getattr(pl_module, "equation", None), "exact"):
             raise UserError(
                 "trainer.callbacks: RadialSlice draws solutions of equations, "
                 f"{type(pl_module).__name__} has none: leave the callback out, or use "
@@ -94,7 +94,7 @@ class RadialSlice(Callback):
         x = like.new_zeros(self.points, self._dimensions)
         x[:, 0] = torch.linspace(0, 1, self.points)
         with torch.no_grad():
-            lines = {"exact": pl_module.problem.exact(x), "network": pl_module(x)}
+            lines = {"exact": pl_module.equation.exact(x), "network": pl_module(x)}
         figure = radial_slice(
             x[:, 0].tolist(),
             {name: line.tolist() for name, line in lines.items()},

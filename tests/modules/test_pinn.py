@@ -11,7 +11,7 @@ from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.figures import radial_slice
 from lightning_ecd.optimizers import BBI, EntropySGD
 from modules import MLP, PINN, Poisson, ResidualMLP, SineProduct
-from modules.pinn import Problem
+from modules.pinn import Equation
 from tests.modules.toys import trainer, weights
 from tests.reference import poisson
 
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 SGD = partial(torch.optim.SGD, lr=1e-9)
 
 
-def task(network=None, problem=Poisson, optimizer=SGD, **settings):
+def task(network=None, equation=Poisson, optimizer=SGD, **settings):
     torch.manual_seed(0)
     return PINN(
-        network or partial(ResidualMLP, 2, 6, 2), problem, optimizer, **settings
+        network or partial(ResidualMLP, 2, 6, 2), equation, optimizer, **settings
     )
 
 
@@ -42,7 +42,7 @@ def reported(runner):
     return {name: float(value) for name, value in runner.callback_metrics.items()}
 
 
-# -- the problem --------------------------------------------------------------------
+# -- the equation -------------------------------------------------------------------
 
 
 def test_the_source_is_the_printed_one():
@@ -61,15 +61,15 @@ def test_the_boundary_value_is_the_printed_one():
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 6])
-@pytest.mark.parametrize("problem", [Poisson, partial(Poisson, 3.0), SineProduct])
-def test_exact_solutions_solve_their_equations_in_every_dimension(problem, dimensions):
+@pytest.mark.parametrize("equation", [Poisson, partial(Poisson, 3.0), SineProduct])
+def test_exact_solutions_solve_their_equations_in_every_dimension(equation, dimensions):
     draws = torch.Generator().manual_seed(0)
     x = torch.rand(9, dimensions, generator=draws, dtype=torch.float64)
-    exact = problem()
+    exact = equation()
     u, _, bend = poisson.nested(lambda y: exact.exact(y).unsqueeze(1), x)
     residual = exact.residual(x, u, bend)
     assert residual.abs().max() < 1e-11 * bend.abs().max().clamp(min=1)
-    assert task(problem=problem).check_exact_solution(x) < 1e-11
+    assert task(equation=equation).check_exact_solution(x) < 1e-11
 
 
 class Wrong(Poisson):
@@ -77,7 +77,7 @@ class Wrong(Poisson):
         return super().exact(x) + 1e-3 * x[:, 0] ** 2
 
 
-class Line(Problem):
+class Line(Equation):
     """u'' = 0 on [-1, 1]: u = x."""
 
     def exact(self, x):
@@ -93,10 +93,19 @@ def test_an_exact_solution_that_is_none_is_refused_at_the_start(tmp_path):
             return super().residual(x, u, laplacian) + 1.0
 
     with pytest.raises(UserError, match="exact solution of Broken does not solve"):
-        trainer(tmp_path, max_steps=1).fit(task(problem=Broken), datamodule=data())
+        trainer(tmp_path, max_steps=1).fit(task(equation=Broken), datamodule=data())
 
 
-def test_a_problem_of_ones_own(tmp_path):
+def test_an_equation_without_a_residual_is_none():
+    class Half(Equation):
+        def exact(self, x):
+            return x[:, 0]
+
+    with pytest.raises(TypeError, match="residual"):
+        task(equation=Half)
+
+
+def test_an_equation_of_ones_own(tmp_path):
     module = task(partial(MLP, 1, [4]), Line, partial(torch.optim.Adam, lr=0.05))
     module.boundary_weight = 1.0
     points = data(dimensions=1, steps_per_epoch=200)
@@ -308,8 +317,8 @@ def test_a_network_that_does_not_fit_is_refused(tmp_path, network, message):
         ({"boundary_weight": -1.0}, "boundary_weight must be at least 0, got -1.0"),
         ({"feature_weight": math.nan}, "feature_weight must be at least 0, got nan"),
         ({"probes": -1}, "probes must be at least 0, got -1"),
-        ({"problem": partial(Poisson, 0.0)}, "frequency must be above 0, got 0.0"),
-        ({"problem": partial(SineProduct, -1.0)}, "frequency must be above 0"),
+        ({"equation": partial(Poisson, 0.0)}, "frequency must be above 0, got 0.0"),
+        ({"equation": partial(SineProduct, -1.0)}, "frequency must be above 0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
