@@ -16,6 +16,7 @@ from lightning_ecd.rules import UpdateRule
 from lightning_ecd.rules.files import KEY, packed
 from lightning_ecd.unrolling import (
     Evolution,
+    EvolutionEstimator,
     FlatProblem,
     Problem,
     Runs,
@@ -28,7 +29,7 @@ from lightning_ecd.unrolling.rescaling import Rescale, rescaling
 from modules.curves import LossCurves, summary
 from modules.task import LRSchedulerFactory, Task
 
-Estimator = Literal["tbptt", "es", "pes", "nres"]
+Estimator = Literal["tbptt", EvolutionEstimator]
 
 _NOISE_STREAM = 30
 
@@ -191,7 +192,7 @@ class MetaTask(Task):
                 *where, before, *how, scales=self.scales, **self.truncation
             )
             self._dropped = found.dropped
-            return found.losses, found.gradients, found.runs
+            return found.losses, found.gradients, found.after
         assert not isinstance(before, Runs)
         evolved = evolution_gradient(
             self.estimator,

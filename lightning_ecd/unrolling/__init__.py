@@ -1,8 +1,8 @@
 """A rule over a window of a problem, and how its weights are to change."""
 
 from lightning_ecd.unrolling.evolution import (
-    Estimate,
     Evolution,
+    EvolutionEstimator,
     evolution_gradient,
 )
 from lightning_ecd.unrolling.problem import FlatProblem, Problem, Window
@@ -10,8 +10,8 @@ from lightning_ecd.unrolling.runs import Runs, begin, unroll
 from lightning_ecd.unrolling.truncated import truncated_gradient
 
 __all__ = [
-    "Estimate",
     "Evolution",
+    "EvolutionEstimator",
     "FlatProblem",
     "Problem",
     "Runs",

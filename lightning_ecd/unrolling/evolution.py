@@ -10,7 +10,7 @@ from lightning_ecd.rules import UpdateRule
 from lightning_ecd.unrolling.problem import FlatProblem, Window
 from lightning_ecd.unrolling.runs import Runs, Scales, unroll
 
-Estimate = Literal["es", "pes", "nres"]
+EvolutionEstimator = Literal["es", "pes", "nres"]
 
 
 class Evolution(NamedTuple):
@@ -40,7 +40,7 @@ class Evolved(NamedTuple):
 
 
 def evolution_gradient(
-    estimate: Estimate,
+    estimator: EvolutionEstimator,
     rule: UpdateRule,
     problem: FlatProblem,
     window: Window,
@@ -70,7 +70,7 @@ def evolution_gradient(
     for the whole run.
 
     Args:
-        estimate: "es", "pes" or "nres".
+        estimator: "es", "pes" or "nres".
         rule: The rule.
         problem: What it descends on.
         window: The steps; runs may begin anywhere in it, but for nres only at its
@@ -94,7 +94,7 @@ def evolution_gradient(
         O. Li et al., "Noise-reuse in online evolution strategies", arXiv 2304.12180.
     """
     B = window.step.shape[1]
-    if estimate == "nres" and window.last[:-1].any():
+    if estimator == "nres" and window.last[:-1].any():
         raise UserError(
             "nres needs runs of whole windows, whose noise stays: let data.stagger be "
             "false, or model.estimator be pes"
@@ -107,10 +107,9 @@ def evolution_gradient(
         begun = torch.from_numpy(window.step[0] == 0).to(fresh.device)
         former = torch.where(begun.unsqueeze(1), 0.0, former)
     used = fresh
-    if estimate == "nres":
+    if estimator == "nres":
         used = torch.where(former.any(1, keepdim=True), former, fresh)
     flat = torch.cat([w.flatten() for w in weights])
-    runs = None if before is None else before.runs
     both = torch.cat([flat + used, flat - used])
     perturbed = _by_name(both, names, weights)
     steps = list(
@@ -118,7 +117,7 @@ def evolution_gradient(
             rule,
             problem,
             window,
-            runs,
+            None if before is None else before.runs,
             lr,
             like,
             scales=scales,
@@ -135,23 +134,22 @@ def evolution_gradient(
         ended = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]])
     d = plus - minus
     early, late = (d * ~ended).mean(0), (d * ended).mean(0)
-    carried, after = used, steps[-1][1]
+    carried, runs = used, steps[-1][1]
     some_ended, kept = last.any(0).unsqueeze(1), used
-    if estimate == "pes":
+    if estimator == "pes":
         carried = former + used
         kept = torch.where(some_ended, used, carried)
-    elif estimate == "nres":
+    elif estimator == "nres":
         kept = torch.where(some_ended, 0.0, used)  # zeros: to be drawn
     else:
-        twins = after.rows(slice(B))
-        after = _doubled(twins)
+        runs = _doubled(runs.rows(slice(B)))
     total = early.unsqueeze(1) * carried + late.unsqueeze(1) * used
     gradient = total.mean(0) / (2 * std**2)
     pieces = gradient.split([w.numel() for w in weights])
     return Evolved(
         (plus + minus) / 2,
         [piece.view_as(w) for piece, w in zip(pieces, weights, strict=True)],
-        Evolution(after, kept),
+        Evolution(runs, kept),
     )
 
 

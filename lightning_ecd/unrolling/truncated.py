@@ -21,14 +21,14 @@ class Truncated(NamedTuple):
     Attributes:
         losses: Before every update, shape (W, B).
         gradients: Of the objective, one for every weight of the rule.
-        runs: After the window.
+        after: The runs, detached.
         dropped: Runs whose losses or gradients were not finite, or too large: they
             count for nothing.
     """
 
     losses: Tensor
     gradients: list[Tensor]
-    runs: Runs
+    after: Runs
     dropped: int | Tensor
 
 
@@ -36,7 +36,7 @@ def truncated_gradient(
     rule: UpdateRule,
     problem: FlatProblem,
     window: Window,
-    runs: Runs | None,
+    before: Runs | None,
     lr: float,
     like: Tensor,
     *,
@@ -62,7 +62,7 @@ def truncated_gradient(
         rule: The rule; its parameters' gradients are returned, not accumulated.
         problem: What it descends on.
         window: The steps; runs may begin in its first one only.
-        runs: Before it; None: all begin.
+        before: The runs, as the last window returned them; None: all begin.
         lr: Factor of the updates.
         like: Device and dtype of the parameters.
         scales: See `begin`.
@@ -86,6 +86,7 @@ def truncated_gradient(
         The objective: M. Andrychowicz et al., arXiv 1606.04474, with all
         :math:`w_t = 1`.
     """
+    runs = before
     weights = [w for w in rule.parameters() if w.requires_grad]
     found: list[Tensor] = []
     slopes: list[Tensor] = []

@@ -174,7 +174,7 @@ def test_accumulation_takes_the_mean_over_successive_windows(tmp_path):
         total = 0.0
         for part in parts[first : first + 2]:
             found = truncated_gradient(rule, problem, part, runs, 0.1, like)
-            runs = found.runs
+            runs = found.after
             total = total + torch.cat([g.flatten() for g in found.gradients]) / 2
         with torch.no_grad():
             moved = nn.utils.parameters_to_vector(rule.parameters()) - 0.1 * total

@@ -93,8 +93,8 @@ def recorded(monkeypatch):
 def test_equals_the_formulas(name, kind, monkeypatch):
     torch.manual_seed(0)
     rule, problem = RULES[name]().double(), FlatProblem(Bowl())
-    estimate, _, inclusive = kind.partition(" ")
-    lengths = [5, 7, 4] if estimate != "nres" else [8]
+    estimator, _, inclusive = kind.partition(" ")
+    lengths = [5, 7, 4] if estimator != "nres" else [8]
     B, W = 3, 4
     P = sum(w.numel() for w in rule.parameters())
     seen, before, A = recorded(monkeypatch), None, np.zeros((B, P))
@@ -103,16 +103,16 @@ def test_equals_the_formulas(name, kind, monkeypatch):
         draws = torch.Generator().manual_seed(number)
         noise = torch.randn(B, P, generator=draws).double()
         found = evolution_gradient(
-            estimate, rule, problem, part, before, LR, LIKE, noise,
+            estimator, rule, problem, part, before, LR, LIKE, noise,
             std=STD, worst=1e9, inclusive=bool(inclusive),
         )  # fmt: skip
         before = found.after
         plus, minus = seen[-1].numpy()[:, :B], seen[-1].numpy()[:, B:]
         ones, eps = np.ones((W, B)), STD * noise.numpy()
         inputs = (plus - minus, part.last, ones)
-        if estimate == "es":
+        if estimator == "es":
             expected, _ = slow.es(*inputs, eps, A, STD)
-        elif estimate == "pes":
+        elif estimator == "pes":
             expected, A = slow.pes(
                 *inputs, eps, A, STD, inclusive=bool(inclusive), zero_last=True
             )
@@ -126,15 +126,15 @@ def test_equals_the_formulas(name, kind, monkeypatch):
         assert found.losses.mean().item() == pytest.approx(mean, rel=1e-12)
 
 
-@pytest.mark.parametrize("estimate", ["es", "pes", "nres"])
-def test_twins_meet_the_same_problems_and_mini_batches(estimate):
+@pytest.mark.parametrize("estimator", ["es", "pes", "nres"])
+def test_twins_meet_the_same_problems_and_mini_batches(estimator):
     torch.manual_seed(0)
     rule, problem = RULES["HNNRule"]().double(), FlatProblem(Bowl())
     P, before = 19, None
-    for part in windows(2, 4, 3, [8] if estimate == "nres" else [6]):
+    for part in windows(2, 4, 3, [8] if estimator == "nres" else [6]):
         noise = torch.zeros(2, P).double()
         found = evolution_gradient(
-            estimate, rule, problem, part, before, LR, LIKE, noise, std=STD
+            estimator, rule, problem, part, before, LR, LIKE, noise, std=STD
         )
         before = found.after
         assert torch.equal(before.runs.x[:2], before.runs.x[2:])
@@ -170,17 +170,17 @@ def test_pes_and_nres_are_unbiased_and_truncated_es_is_not():
     parts = windows(B, 2, 5, [10], features=1)
     exact = full_gradient(rule, problem, parts)
     means = {}
-    for estimate in ("es", "pes", "nres"):
+    for estimator in ("es", "pes", "nres"):
         torch.manual_seed(1)
         before, total = None, np.zeros(2)
         for part in parts:
             noise = torch.randn(B, 2).double()
             found = evolution_gradient(
-                estimate, rule, problem, part, before, 1.0, LIKE, noise, std=std
+                estimator, rule, problem, part, before, 1.0, LIKE, noise, std=std
             )
             before = found.after
             total += found.gradients[0].numpy() / len(parts)
-        means[estimate] = total
+        means[estimator] = total
     scale = np.abs(exact).max()
     assert np.abs(means["pes"] - exact).max() < 0.15 * scale
     assert np.abs(means["nres"] - exact).max() < 0.15 * scale
@@ -192,16 +192,16 @@ def test_noise_is_drawn_anew_where_runs_begin_though_none_has_ended():
     rule, problem = Gain(), FlatProblem(Line())
     parts = windows(2, 3, 4, [6, 6], features=1)
     parts = [p._replace(last=np.zeros_like(p.last)) for p in parts]
-    for estimate in ("pes", "nres"):
+    for estimator in ("pes", "nres"):
         before, kept = None, []
         for number, part in enumerate(parts):
             noise = torch.full((2, 2), 1.0 + number).double()
             found = evolution_gradient(
-                estimate, rule, problem, part, before, 1.0, LIKE, noise, std=1e-3
+                estimator, rule, problem, part, before, 1.0, LIKE, noise, std=1e-3
             )
             before = found.after
             kept.append(before.noise[0, 0].item() / 1e-3)
-        expected = [1, 3, 3, 7] if estimate == "pes" else [1, 1, 3, 3]
+        expected = [1, 3, 3, 7] if estimator == "pes" else [1, 1, 3, 3]
         assert kept == pytest.approx(expected)
 
 

@@ -112,7 +112,7 @@ def gradients_of(rule, problem, parts, **options):
     found = []
     for part in parts:
         truncated = truncated_gradient(rule, problem, part, runs, LR, like, **options)
-        runs = truncated.runs
+        runs = truncated.after
         W, B = part.step.shape
         pairs = zip(names, truncated.gradients, strict=True)
         found.append(({name: g * W * B for name, g in pairs}, truncated.losses))
