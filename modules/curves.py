@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from lightning_ecd.optimizers.ranks import ranks
 from lightning_ecd.unrolling import Window
 
 #: A run has diverged when its loss is this many times its first one.
@@ -34,9 +35,9 @@ class LossCurves:
     def table(self) -> Tensor:
         """Return the losses (T, R) of all runs, those of all processes."""
         table = torch.cat([torch.cat(group) for group in self._groups], 1)
-        if not (distributed.is_available() and distributed.is_initialized()):
+        if ranks() == 1:
             return table
-        tables: list[Any] = [None] * distributed.get_world_size()
+        tables: list[Any] = [None] * ranks()
         distributed.all_gather_object(tables, table)
         return torch.cat(tables, 1)
 

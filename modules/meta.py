@@ -11,6 +11,7 @@ from torch import Tensor, distributed
 
 from lightning_ecd.checks import above, at_least, one_of
 from lightning_ecd.errors import UserError
+from lightning_ecd.optimizers.ranks import ranks
 from lightning_ecd.randomness import generator
 from lightning_ecd.rules import UpdateRule
 from lightning_ecd.rules.files import KEY, packed
@@ -273,8 +274,8 @@ class MetaTask(Task):
         # the callbacks that save run before the next batch begins
         place = (self._next or self._here).plain()
         everywhere: list[Any] = [place]
-        if distributed.is_available() and distributed.is_initialized():
-            everywhere = [None] * distributed.get_world_size()
+        if ranks() > 1:
+            everywhere = [None] * ranks()
             distributed.all_gather_object(everywhere, place)
         checkpoint["runs"] = everywhere
 

@@ -40,7 +40,6 @@ BASES: dict[str, type[Basis]] = {
     "countsketch": CountSketch,
     "in_law": InLaw,
     "orthonormal_in_law": OrthonormalInLaw,
-    "explicit": Explicit,
 }
 
 __all__ = [

@@ -87,23 +87,14 @@ class FlatProblem:
         views = self.layout.views(x if scale is None else x * scale)
         return self.problem.loss(dict(zip(self.names, views, strict=True)), batch)
 
-    def losses(self, x: Tensor, batch: Any, scale: Tensor | None = None) -> Tensor:
-        """Return the losses (B,) at x (B, n)."""
-        one = vmap(self.loss, in_dims=_dimensions(scale), randomness="different")
-        return one(x, batch, scale)
-
     def losses_and_gradients(
         self, x: Tensor, batch: Any, scale: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return losses (B,) and gradients (B, n) at x (B, n)."""
         both = vmap(
             grad_and_value(self.loss),
-            in_dims=_dimensions(scale),
+            in_dims=(0, 0, None if scale is None else 0),
             randomness="different",  # of dropout
         )
         gradients, losses = both(x, batch, scale)
         return losses, gradients
-
-
-def _dimensions(scale: Tensor | None) -> tuple[int, int, int | None]:
-    return 0, 0, None if scale is None else 0

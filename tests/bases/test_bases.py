@@ -11,7 +11,6 @@ from tests.kernels.bodies import needs_compiler
 from tests.reference.counter_normals import normal, threefry
 
 REAL = sorted(name for name, cls in BASES.items() if cls.rows_exist)
-REAL.remove("explicit")
 INDEPENDENT = [name for name in REAL if BASES[name].rows_independent]
 ORTHOGONAL = ["orthonormal", "srht", "countsketch"]
 N, D = 1500, 40  # more than a tile of the compiled products, and not a multiple
