@@ -2,13 +2,13 @@
 
 from modules.allcnn import AllCNN
 from modules.classifier import Classifier
-from modules.cnn import MnistConv, MnistFC
+from modules.cnn import CNN, FC, ConvNet
 from modules.dense import MLP, ResidualMLP
 from modules.evaluation import Evaluation
 from modules.function import FunctionTask
-from modules.glorot import CNN, FC, ConvNet
 from modules.lenet import LeNet, LeNet5
 from modules.meta import MetaTask
+from modules.mnist import MnistConv, MnistFC
 from modules.pinn import PINN, Poisson, SineProduct
 from modules.problems import Classification, Quadratic
 from modules.ratio import LikelihoodRatio

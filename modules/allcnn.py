@@ -3,8 +3,7 @@
 from torch import nn
 
 from lightning_ecd.checks import at_least
-from modules.cnn import drop
-from modules.resnet import Mean
+from modules.layers import Mean, drop
 
 
 class AllCNN(nn.Sequential):

@@ -1,124 +1,87 @@
-"""The networks of Entropy-SGD for handwritten digits, with dropout and BatchNorm."""
-
-from typing import Literal
+"""The networks of descent in random bases: Glorot's initialisation, zero biases."""
 
 from torch import nn
 
-#: Where normalisation stands: before the activation, or after it and the pooling.
-LayerOrder = Literal["pytorch", "lua"]
+from lightning_ecd.checks import at_least
+from modules.layers import initialize_glorot
 
 
-class MnistFC(nn.Sequential):
-    """Two hidden layers of 1024 with BatchNorm and dropout: "mnistfc".
-
-    Of the two programs that the authors released, the one for PyTorch has
-    [Linear, BatchNorm, ReLU, Dropout] and drops inputs too; the one for Lua has
-    [Linear, ReLU, BatchNorm, Dropout]. With the defaults 1,867,786 parameters in
-    either order, 1,863,690 without BatchNorm.
+class FC(nn.Sequential):
+    """One hidden layer of ReLUs: 101,770 parameters with the defaults.
 
     Args:
-        order: Of the layers, as in the program for "pytorch" or "lua".
-        dropout: Probability of dropping a hidden unit, in [0, 1); 0.5 in both
-            programs, 0.15 in the paper.
-        input_dropout: Probability of dropping an input, in [0, 1); None: 0.2 in the
-            order "pytorch", 0 in the order "lua".
-        batchnorm: Normalise; the published errors were measured without.
-        inputs: Pixels of an image times its colours.
-        width: Of the hidden layers.
+        inputs: Pixels of an image times its colours; 3072 gives 394,634 parameters.
+        width: Of the hidden layer.
         outputs: Width of the last layer, at least the number of classes.
 
     Shape:
         (B, ...) with `inputs` values in an image -> (B, outputs)
 
     Reference:
-        P. Chaudhari, A. Choromanska, S. Soatto, Y. LeCun, C. Baldassi, C. Borgs,
-        J. Chayes, L. Sagun, R. Zecchina, "Entropy-SGD: biasing gradient descent into
-        wide valleys", ICLR 2017, arXiv:1611.01838.
+        F. Gressmann, Z. Eaton-Rosen, C. Luschi, "Improving neural network training in
+        low dimensional random bases", NeurIPS 2020, arXiv:2011.04720.
     """
 
-    def __init__(
-        self,
-        order: LayerOrder = "pytorch",
-        dropout: float = 0.5,
-        input_dropout: float | None = None,
-        batchnorm: bool = True,
-        inputs: int = 784,
-        width: int = 1024,
-        outputs: int = 10,
-    ):
-        first = _order(order)
-        if input_dropout is None:
-            input_dropout = 0.2 if first else 0.0
-        layers: list[nn.Module] = [nn.Flatten(), *drop("input_dropout", input_dropout)]
-        for before in (inputs, width):
-            norm: list[nn.Module] = [nn.BatchNorm1d(width)] if batchnorm else []
-            active: list[nn.Module] = [nn.ReLU()]
-            layers.append(nn.Linear(before, width))
-            layers += norm + active if first else active + norm
-            layers += drop("dropout", dropout)
-        super().__init__(*layers, nn.Linear(width, outputs))
+    def __init__(self, inputs: int = 784, width: int = 128, outputs: int = 10):
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(inputs, width),
+            nn.ReLU(),
+            nn.Linear(width, outputs),
+        )
+        initialize_glorot(self.modules())
 
 
-class MnistConv(nn.Sequential):
-    """Two 5x5 convolutions and a hidden layer of 500: "mnistconv", the paper's LeNet.
-
-    Of the two programs that the authors released, the one for PyTorch has
-    [convolution, BatchNorm, ReLU, pooling, Dropout] and normalises the hidden layer
-    too, 132,220 parameters; the one for Lua, which gave the published errors, has
-    [convolution, ReLU, pooling, BatchNorm, Dropout] and a hidden layer without
-    BatchNorm, 131,220 parameters.
+class CNN(nn.Sequential):
+    """Three convolutions and a hidden layer of 64: 93,322 parameters by default.
 
     Args:
-        order: Of the layers, as in the program for "pytorch" or "lua".
-        dropout: Probability of dropping a unit, in [0, 1); 0.5 in both programs,
-            0.25 in the paper.
         channels: Colours of the input.
+        size: Height and width of the images; 32 with 3 channels gives 122,570
+            parameters.
         outputs: Width of the last layer, at least the number of classes.
 
     Shape:
-        (B, channels, 28, 28) -> (B, outputs)
+        (B, channels, size, size) -> (B, outputs)
 
     Reference:
-        P. Chaudhari, A. Choromanska, S. Soatto, Y. LeCun, C. Baldassi, C. Borgs,
-        J. Chayes, L. Sagun, R. Zecchina, "Entropy-SGD: biasing gradient descent into
-        wide valleys", ICLR 2017, arXiv:1611.01838.
+        As for `FC`.
     """
 
-    def __init__(
-        self,
-        order: LayerOrder = "pytorch",
-        dropout: float = 0.5,
-        channels: int = 1,
-        outputs: int = 10,
-    ):
-        first = _order(order)
-        layers: list[nn.Module] = []
-        for before, after, pool in ((channels, 20, 3), (20, 50, 2)):
-            norm: list[nn.Module] = [nn.BatchNorm2d(after)]
-            active: list[nn.Module] = [nn.ReLU(), nn.MaxPool2d(pool)]
-            layers.append(nn.Conv2d(before, after, 5))
-            layers += norm + active if first else active + norm
-            layers += drop("dropout", dropout)
-        hidden: list[nn.Module] = [nn.Flatten(), nn.Linear(200, 500)]
-        hidden += [nn.BatchNorm1d(500), nn.ReLU()] if first else [nn.ReLU()]
-        hidden += drop("dropout", dropout)
-        super().__init__(*layers, *hidden, nn.Linear(500, outputs))
+    def __init__(self, channels: int = 1, size: int = 28, outputs: int = 10):
+        side = ((size - 2) // 2 - 2) // 2 - 2
+        if side < 1:
+            raise ValueError(f"size must be at least 18, got {size}")
+        super().__init__(
+            *(nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten()),
+            *(nn.Linear(64 * side**2, 64), nn.ReLU(), nn.Linear(64, outputs)),
+        )
+        initialize_glorot(self.modules())
 
 
-def drop(name: str, probability: float) -> list[nn.Module]:
-    """Return a layer that drops entries, none for the probability 0.
+class ConvNet(nn.Sequential):
+    """Two 5x5 convolutions and a hidden layer of 1024: 3,274,634 parameters.
 
     Args:
-        name: Of the argument, for the refusal.
-        probability: Of dropping an entry, in [0, 1).
+        channels: Colours of the input.
+        size: Height and width of the images, at least 4.
+        outputs: Width of the last layer, at least the number of classes.
+
+    Shape:
+        (B, channels, size, size) -> (B, outputs)
+
+    Reference:
+        As for `FC`; an unused preset of the released code.
     """
-    if not 0 <= probability < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {probability}")
-    return [nn.Dropout(probability)] if probability else []
 
-
-def _order(order: LayerOrder) -> bool:
-    """Return whether normalisation comes first."""
-    if order not in ("pytorch", "lua"):
-        raise ValueError(f"order must be pytorch or lua, got {order!r}")
-    return order == "pytorch"
+    def __init__(self, channels: int = 1, size: int = 28, outputs: int = 10):
+        at_least(4, size=size)
+        super().__init__(
+            *(nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(64 * (size // 4) ** 2, 1024), nn.ReLU()),
+            nn.Linear(1024, outputs),
+        )
+        initialize_glorot(self.modules())

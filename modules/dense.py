@@ -1,43 +1,10 @@
 """Fully connected networks: layers in a chain, and layers added to what came before."""
 
-from collections.abc import Iterator
-
-import torch
 from torch import Tensor, nn
 
-from lightning_ecd.checks import at_least, one_of
-from lightning_ecd.laplacian import Jet, chain, register, register_activation
-
-
-class Sin(nn.Module):
-    """The sine of every entry, for solutions that oscillate."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return sin z."""
-        return torch.sin(z)
-
-
-def _sine_slopes(z: Tensor, a: Tensor) -> Iterator[Tensor]:
-    cos = torch.cos(z)
-    yield cos
-    yield -a
-    yield -cos
-
-
-register_activation(Sin, _sine_slopes)
-
-
-#: Activations by name.
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "sin": Sin,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
+from lightning_ecd.checks import at_least
+from lightning_ecd.laplacian import Jet, chain, register
+from modules.layers import activation_named, drop
 
 
 class MLP(nn.Sequential):
@@ -64,14 +31,10 @@ class MLP(nn.Sequential):
         dropout: float = 0.0,
     ):
         at_least(1, inputs=inputs, widths=min(widths, default=1), outputs=outputs)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        chosen = _activation(activation)
+        chosen = activation_named(activation)
         layers: list[nn.Module] = []
         for width in widths:
-            layers += [nn.Linear(inputs, width), chosen()]
-            if dropout:
-                layers.append(nn.Dropout(dropout))
+            layers += [nn.Linear(inputs, width), chosen(), *drop("dropout", dropout)]
             inputs = width
         super().__init__(*layers, nn.Linear(inputs, outputs))
 
@@ -135,15 +98,10 @@ class ResidualMLP(nn.Sequential):
     ):
         at_least(1, inputs=inputs, width=width, outputs=outputs)
         at_least(0, depth=depth)
-        chosen = _activation(activation)
+        chosen = activation_named(activation)
         first = nn.Linear(inputs, width)
         blocks = [Residual(nn.Linear(width, width), chosen()) for _ in range(depth)]
         super().__init__(first, chosen(), *blocks, nn.Linear(width, outputs))
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight)
-
-
-def _activation(name: str) -> type[nn.Module]:
-    one_of(ACTIVATIONS, activation=name)
-    return ACTIVATIONS[name]

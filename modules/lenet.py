@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from modules.layers import drop
+
 
 class LeNet(nn.Sequential):
     """Two 5x5 convolutions with pooling and one linear layer.
@@ -14,7 +16,7 @@ class LeNet(nn.Sequential):
         channels: Colours of the input.
         size: Height and width of the input in pixels, a multiple of 4.
         outputs: Width of the last layer, at least the number of classes.
-        dropout: Probability of dropping an input of the last layer.
+        dropout: Probability of dropping an input of the last layer, in [0, 1).
 
     Shape:
         (B, channels, size, size) -> (B, outputs)
@@ -29,9 +31,6 @@ class LeNet(nn.Sequential):
     ):
         if size % 4:
             raise ValueError(f"size must be a multiple of 4, got {size}")
-        head: list[nn.Module] = [nn.Linear(32 * (size // 4) ** 2, outputs)]
-        if dropout:
-            head.insert(0, nn.Dropout(dropout))
         super().__init__(
             nn.Conv2d(channels, 16, 5, padding=2),
             nn.ReLU(),
@@ -40,7 +39,8 @@ class LeNet(nn.Sequential):
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            *head,
+            *drop("dropout", dropout),
+            nn.Linear(32 * (size // 4) ** 2, outputs),
         )
 
 
@@ -48,7 +48,7 @@ class LeNet5(nn.Module):
     """The classical LeNet-5, with ReLU and max pooling; 61,706 parameters.
 
     Args:
-        outputs: Width of the last layer.
+        outputs: Width of the last layer, in [0, 1).
 
     Shape:
         (B, 1, 28, 28) -> (B, outputs)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 from modules.classifier import Classifier
-from modules.cnn import drop
+from modules.layers import drop
 
 #: Of every layer: output and cell, (1, B, hidden) each.
 State = list[tuple[Tensor, Tensor]]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from lightning_ecd.checks import one_of
-from modules.glorot import initialize
+from modules.layers import Mean, initialize_glorot
 
 Initialization = Literal["default", "kaiming", "glorot"]
 
@@ -87,14 +87,6 @@ class PreActBlock(nn.Module):
         return self.conv2(relu(self.norm2(self.conv1(active)))) + past
 
 
-class Mean(nn.Module):
-    """The mean over all pixels, (B, C, H, W) -> (B, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the means."""
-        return x.mean((2, 3))
-
-
 class ResNet(nn.Sequential):
     """A residual network whose first convolution keeps the resolution.
 
@@ -152,7 +144,7 @@ class ResNet(nn.Sequential):
                         module.weight, mode="fan_out", nonlinearity="relu"
                     )
         if init == "glorot":
-            initialize(self.modules())
+            initialize_glorot(self.modules())
 
 
 class ResNet8(ResNet):

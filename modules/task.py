@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.optimizers import hyperparameters_of, traits_of
-from modules.checks import refuse_incompatible
+from modules.refusals import refuse_incompatible
 from modules.values import Values, still_statistics
 
 #: Builds a learning-rate scheduler for an optimizer.

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from lightning_ecd.checks import at_least
-from modules.resnet import Mean
+from modules.layers import Mean, drop
 
 
 class WideBlock(nn.Module):
@@ -15,14 +15,14 @@ class WideBlock(nn.Module):
         outputs: Channels that go out.
         stride: Of the second convolution; if it is not 1, or the channels change, the
             shortcut is a 1x1 convolution of the input.
-        dropout: Probability of dropping an entry between the convolutions.
+        dropout: Probability of dropping an entry between the convolutions, in [0, 1).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, dropout: float = 0):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = nn.Sequential(*drop("dropout", dropout))
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1)
         self.shortcut: nn.Module = nn.Identity()
@@ -46,7 +46,7 @@ class WideResNet(nn.Sequential):
         width: Factor on the channels 16, 32, 64 of the three stages.
         outputs: Width of the last layer, at least the number of classes.
         channels: Colours of the input.
-        dropout: Probability of dropping an entry within a block.
+        dropout: Probability of dropping an entry within a block, in [0, 1).
 
     Shape:
         (B, channels, H, W) -> (B, outputs)
@@ -73,8 +73,6 @@ class WideResNet(nn.Sequential):
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth must be 10, 16, 22, 28, ..., got {depth}")
         at_least(1, width=width)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, padding=1)]
         inputs = 16
         for stage in range(3):

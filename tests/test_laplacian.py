@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from lightning_ecd.laplacian import laplacian, probes, propagates
-from modules.dense import ACTIVATIONS, MLP, Residual, ResidualMLP
+from modules.dense import MLP, Residual, ResidualMLP
+from modules.layers import ACTIVATIONS
 from tests.reference.poisson import nested
 
 SMOOTH = sorted(set(ACTIVATIONS) - {"identity", "relu"})

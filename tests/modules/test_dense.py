@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from modules import MLP, ResidualMLP
-from modules.dense import ACTIVATIONS, Sin
+from modules.layers import ACTIVATIONS, Sin
 
 
 def count(network):
@@ -70,7 +70,7 @@ def test_sine():
         ({"inputs": 0}, "inputs must be at least 1, got 0"),
         ({"widths": [3, 0]}, "widths must be at least 1, got 0"),
         ({"outputs": 0}, "outputs must be at least 1, got 0"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"activation": "step"}, "activation must be one of gelu, .*, got 'step'"),
     ],
 )

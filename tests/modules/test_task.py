@@ -21,7 +21,7 @@ from datamodules import Digits, Loader
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.optimizers import BBI, REGISTRY, HeavyBall
 from modules import Classifier, LeNet
-from modules.checks import refuse_incompatible
+from modules.refusals import refuse_incompatible
 from tests.modules.toys import (
     Regression,
     Twice,
