@@ -89,6 +89,13 @@ class Regression(pl.LightningDataModule):
             self.target_moments = mean.item(), std.item()
         self._tensors = x.float(), y.float()
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an input, (d,)."""
+        self.setup()
+        assert self._tensors is not None
+        return tuple(self._tensors[0].shape[1:])
+
     def split(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the samples of training, validation and test.
 

@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 
 from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
+from modules.refusals import output_shape
 from modules.task import LRSchedulerFactory, Task
 
 
@@ -111,19 +112,8 @@ class Classifier(Task):
         if shape is None:
             return
         name = type(data).__name__
-        device = next(self.network.parameters()).device
-        training = self.network.training
-        self.network.eval()  # one image moves no statistics and draws no mask
-        try:
-            with torch.no_grad():
-                outputs = self.network(torch.zeros(1, *shape, device=device)).shape[-1]
-        except RuntimeError as error:
-            raise UserError(
-                f"the network does not take {name}'s images of shape {shape}: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-        finally:
-            self.network.train(training)
+        what = f"{name}'s images of shape {shape}"
+        outputs = output_shape(self.network, shape, what)[-1]
         if outputs < classes:
             raise UserError(
                 f"the network has {outputs} outputs, {name} has {classes} classes: set "

@@ -18,6 +18,7 @@ from torchmetrics import MaxMetric, MeanMetric
 from lightning_ecd.checks import above, at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.laplacian import laplacian, probes
+from modules.refusals import refuse_misfit
 from modules.task import LRSchedulerFactory, Task
 
 
@@ -219,25 +220,11 @@ class PINN(Task):
 
     def setup(self, stage: str) -> None:
         """Refuse a network that does not fit the points."""
-        dimensions = getattr(
-            getattr(self.trainer, "datamodule", None), "dimensions", None
-        )
-        if dimensions is None:
-            return
-        like = next(self.network.parameters())
-        try:
-            with torch.no_grad():
-                shape = self.network(like.new_zeros(1, dimensions)).shape
-        except RuntimeError as error:
-            raise UserError(
-                f"the network does not take points of {dimensions} dimensions: set "
-                f"model.network.inputs to {dimensions} ({str(error).splitlines()[0]})"
-            ) from error
-        if shape != (1, 1):
-            raise UserError(
-                f"the network has {shape[-1]} outputs, u is one: set "
-                "model.network.outputs to 1"
-            )
+        data = getattr(self.trainer, "datamodule", None)
+        d = getattr(data, "dimensions", None)
+        if d is not None:
+            what = f"points of {d} dimensions"
+            refuse_misfit(self.network, d, what)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Insert the exact solution in the equation, once."""

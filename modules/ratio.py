@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from lightning_ecd.callbacks import WholeFiles, publish
 from lightning_ecd.errors import UserError
 from modules.ratio_losses import LOSSES, checked, estimate, ratio
+from modules.refusals import refuse_misfit
 from modules.task import LRSchedulerFactory, Task
 
 Loss = Literal["mlc", "sqr", "bce", "mse"]
@@ -151,7 +152,9 @@ class LikelihoodRatio(Task):
         """Read the members of the ensemble; refuse a network that does not fit."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "dimensions"):
-            _refuse_misfit(self.network, data.dimensions, type(data).__name__)
+            d = data.dimensions
+            what = f"{type(data).__name__}'s samples of {d} numbers"
+            refuse_misfit(self.network, d, what)
         if self.ensemble is None:
             return
         if stage == "fit":
@@ -264,24 +267,3 @@ class LikelihoodRatio(Task):
 
         figure = ratios(exact, found, curves)
         publish(figure, self.trainer, "ratio.png", "test/ratio")
-
-
-def _refuse_misfit(network: nn.Module, dimensions: int, data: str) -> None:
-    """Raise unless the network turns (B, d) into (B, 1)."""
-    device = next(network.parameters()).device
-    training = network.training
-    network.eval()  # this sample moves no statistics and draws no mask
-    try:
-        with torch.no_grad():
-            shape = network(torch.zeros(1, dimensions, device=device)).shape
-    except RuntimeError as error:
-        raise UserError(
-            f"the network does not take {data}'s samples of {dimensions} numbers: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    finally:
-        network.train(training)
-    if shape != (1, 1):
-        raise UserError(
-            f"the network has {shape[-1]} outputs: set model.network.outputs to 1"
-        )

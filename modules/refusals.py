@@ -1,8 +1,11 @@
-"""Refusals at start-up: settings that would make an optimizer silently wrong."""
+"""Refusals at start-up: settings that do not go together."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from lightning_ecd.errors import UserError
@@ -71,4 +74,56 @@ def refuse_incompatible(trainer: Any, optimizer: Optimizer, minibatches: int) ->
     if trainer.gradient_clip_val is not None and traits.clipping != "fine":
         warnings.warn(
             f"trainer.gradient_clip_val with {name}: {traits.clipping}", stacklevel=2
+        )
+
+
+def output_shape(
+    network: nn.Module, shape: Sequence[int], what: str
+) -> tuple[int, ...]:
+    """Return the shape of what a network makes of one sample, a batch of one.
+
+    The network is left as it was: no statistics move, and no mask is drawn.
+
+    Args:
+        network: The network.
+        shape: Of a sample.
+        what: The samples, in words for the refusal.
+
+    Raises:
+        UserError: If the network does not take such a sample.
+    """
+    like = next(network.parameters())
+    sample = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            return tuple(network(sample).shape)
+    except (RuntimeError, ValueError, IndexError) as error:
+        inputs = f"set model.network.inputs to {shape[0]} " if len(shape) == 1 else ""
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the network does not take {what}: {inputs}({reason})"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def refuse_misfit(network: nn.Module, dimensions: int, what: str) -> None:
+    """Refuse a network that does not turn (B, d) into (B, 1).
+
+    Args:
+        network: The network.
+        dimensions: d.
+        what: See `output_shape`.
+
+    Raises:
+        UserError: If it does not.
+    """
+    shape = output_shape(network, (dimensions,), what)
+    if shape != (1, 1):
+        raise UserError(
+            f"the network has outputs of shape {shape[1:]}, not one number: set "
+            "model.network.outputs to 1"
         )

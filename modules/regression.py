@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lightning_ecd.errors import UserError
+from modules.refusals import output_shape
 from modules.task import LRSchedulerFactory, Task
 
 
@@ -62,8 +63,8 @@ class Regression(Task):
             return f[:, 0]
         if f.dim() != 1:
             raise UserError(
-                f"the network has outputs of shape {tuple(f.shape[1:])}: regression "
-                "needs one, set model.network.outputs to 1"
+                f"the network has outputs of shape {tuple(f.shape[1:])}, not one "
+                "number: set model.network.outputs to 1"
             )
         return f
 
@@ -71,6 +72,13 @@ class Regression(Task):
         """Return half the mean squared error of (x, y)."""
         x, y = batch
         return (self(x) - y).square().mean() / 2
+
+    def setup(self, stage: str) -> None:
+        """Refuse a network that does not fit the samples."""
+        data = getattr(self.trainer, "datamodule", None)
+        shape = getattr(data, "shape", None)
+        if shape is not None:
+            output_shape(self, shape, f"{type(data).__name__}'s samples of {shape}")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the validation means."""

@@ -302,7 +302,7 @@ def test_prediction_returns_points_and_solution(tmp_path):
     ("network", "message"),
     [
         (partial(MLP, 3, [4]), "does not take points of 2 dimensions: set model.net"),
-        (partial(MLP, 2, [4], 2), "the network has 2 outputs, u is one"),
+        (partial(MLP, 2, [4], 2), r"the network has outputs of shape \(2,\), not one"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused(tmp_path, network, message):

@@ -201,7 +201,10 @@ def test_dropout_is_off_in_evaluations_and_on_in_training():
     ("build", "named"),
     [
         (partial(MLP, 2, [4]), "does not take Gaussians's samples of 1 numbers"),
-        (partial(MLP, 1, [4], outputs=3), "has 3 outputs.*model.network.outputs to 1"),
+        (
+            partial(MLP, 1, [4], outputs=3),
+            r"shape \(3,\).*network.outputs to 1",
+        ),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused(build, named, tmp_path):
