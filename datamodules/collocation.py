@@ -117,9 +117,11 @@ class Collocation(pl.LightningDataModule):
         at_least(1, steps_per_epoch=steps_per_epoch, minibatches=minibatches)
         at_least(0, redraw_every=redraw_every)
         if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2^32), got {seed}")
+            raise ValueError(f"seed must lie in [0, 2^32), got {seed}")
         if batch_size is not None and not 1 <= batch_size <= interior:
-            raise ValueError(f"batch_size must be in [1, {interior}], got {batch_size}")
+            raise ValueError(
+                f"batch_size must lie in [1, {interior}], got {batch_size}"
+            )
         parts = -(-interior // (batch_size or interior))
         if boundary < parts:
             raise ValueError(

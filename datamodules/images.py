@@ -121,12 +121,12 @@ class Images(pl.LightningDataModule):
         count = round(val_size * self.train_size) if share else int(val_size)
         if not share <= count < self.train_size:  # a share of nothing is a mistake
             raise ValueError(
-                f"val_size must be in [0, {self.train_size - 1}], or a share in "
+                f"val_size must lie in [0, {self.train_size - 1}], or a share in "
                 f"(0, 1), got {val_size}"
             )
         if samples is not None and not 1 <= samples <= self.train_size - count:
             raise ValueError(
-                f"samples must be in [1, {self.train_size - count}] with val_size="
+                f"samples must lie in [1, {self.train_size - count}] with val_size="
                 f"{count}, got {samples}"
             )
         self.targets, self.samples = targets, samples

@@ -83,7 +83,7 @@ class Loader:
                 f"minibatches must be 1 with last='even', got {minibatches}"
             )
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in [0, {world_size - 1}], got {rank}")
+            raise ValueError(f"rank must lie in [0, {world_size - 1}], got {rank}")
         if len({len(tensor) for tensor in tensors}) != 1:
             raise ValueError("tensors must have one length in common")
         self.tensors = tuple(tensors)

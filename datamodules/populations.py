@@ -282,7 +282,7 @@ def _normal(
     lowest = -1 / (d - 1) if d > 1 else -1
     if not lowest < correlation < 1:
         raise ValueError(
-            f"correlation_{label} must be in ({lowest:g}, 1), got {correlation}"
+            f"correlation_{label} must lie in ({lowest:g}, 1), got {correlation}"
         )
     matrix = torch.full((d, d), correlation, dtype=torch.float64).fill_diagonal_(1)
     covariance = scale * matrix * scale.unsqueeze(1)

@@ -338,7 +338,7 @@ class ImageStreams(Streams):
         }[dataset]()
         if not 1 <= batch_size <= self.images.train_size // 2:
             most = self.images.train_size // 2
-            raise ValueError(f"batch_size must be in [1, {most}], got {batch_size}")
+            raise ValueError(f"batch_size must lie in [1, {most}], got {batch_size}")
         self.per_pass = self.images.train_size // 2 // batch_size
         self.batch_size, self.split_seed = batch_size, split_seed
         self._halves: dict[bool, tuple[Tensor, Tensor]] = {}

@@ -72,7 +72,7 @@ class RandomFlip(Augmentation):
 
     def __init__(self, probability: float = 0.5) -> None:
         if not 0 <= probability <= 1:
-            raise ValueError(f"probability must be in [0, 1], got {probability}")
+            raise ValueError(f"probability must lie in [0, 1], got {probability}")
         self.probability = probability
 
     def __call__(  # noqa: D102

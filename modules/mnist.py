@@ -1,9 +1,10 @@
 """The networks of Entropy-SGD for handwritten digits, with dropout and BatchNorm."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
+from lightning_ecd.checks import one_of
 from modules.layers import drop
 
 #: Where normalisation stands: before the activation, or after it and the pooling.
@@ -109,6 +110,5 @@ class MnistConv(nn.Sequential):
 
 def _order(order: LayerOrder) -> bool:
     """Return whether normalisation comes first."""
-    if order not in ("pytorch", "lua"):
-        raise ValueError(f"order must be pytorch or lua, got {order!r}")
+    one_of(get_args(LayerOrder), order=order)
     return order == "pytorch"

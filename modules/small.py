@@ -1,12 +1,15 @@
 """Networks small enough for their whole Hessian."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lightning_ecd.checks import at_least
+from lightning_ecd.checks import at_least, one_of
 from modules.recurrent import TokenNetwork
+
+#: What pixels are pooled together: half an image apart, or side by side.
+Pool = Literal["folded", "neighbours"]
 
 
 class FoldedPool(nn.Module):
@@ -53,12 +56,11 @@ class SmallLeNet(nn.Sequential):
 
     def __init__(
         self,
-        pool: Literal["folded", "neighbours"] = "folded",
+        pool: Pool = "folded",
         std: float = 0.1,
         outputs: int = 10,
     ):
-        if pool not in ("folded", "neighbours"):
-            raise ValueError(f"pool must be folded or neighbours, got {pool!r}")
+        one_of(get_args(Pool), pool=pool)
         at_least(0, std=std)
 
         def pooling() -> nn.Module:

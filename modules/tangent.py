@@ -94,8 +94,7 @@ class NTKConv2d(nn.Conv2d):
 
 def _draw(layer: nn.Linear | nn.Conv2d, sigma_w: float, sigma_b: float) -> None:
     above(0, sigma_w=sigma_w)
-    if not sigma_b >= 0:
-        raise ValueError(f"sigma_b must lie in [0, inf), got {sigma_b}")
+    at_least(0, sigma_b=sigma_b)
     nn.init.normal_(layer.weight, std=sigma_w)
     if layer.bias is not None:
         nn.init.normal_(layer.bias, std=sigma_b)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import Diverged, UserError
 from lightning_ecd.optimizers import hyperparameters_of, traits_of
 from modules.refusals import refuse_incompatible
@@ -66,12 +67,8 @@ class Task(LightningModule):
         scheduler_interval: str = "epoch",
         groups: dict[str, dict[str, Any]] | None = None,
     ):
-        if minibatches is not None and minibatches < 1:
-            raise ValueError(f"minibatches must be at least 1, got {minibatches}")
-        if scheduler_interval not in ("epoch", "step"):
-            raise ValueError(
-                f"scheduler_interval must be epoch or step, got {scheduler_interval!r}"
-            )
+        at_least(1, minibatches=minibatches)
+        one_of(("epoch", "step"), scheduler_interval=scheduler_interval)
         super().__init__()
         self.save_hyperparameters()
         # From Python the arguments are callables, which a checkpoint that is loaded

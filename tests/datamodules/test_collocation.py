@@ -253,9 +253,9 @@ def test_changed_data_are_refused_within_an_epoch(tmp_path):
         ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
         ({"redraw_every": -1}, "redraw_every must be at least 0, got -1"),
         ({"minibatches": 0}, "minibatches must be at least 1, got 0"),
-        ({"seed": -1}, r"seed must be in \[0, 2\^32\), got -1"),
-        ({"batch_size": 0}, r"batch_size must be in \[1, 23\], got 0"),
-        ({"batch_size": 24}, r"batch_size must be in \[1, 23\], got 24"),
+        ({"seed": -1}, r"seed must lie in \[0, 2\^32\), got -1"),
+        ({"batch_size": 0}, r"batch_size must lie in \[1, 23\], got 0"),
+        ({"batch_size": 24}, r"batch_size must lie in \[1, 23\], got 24"),
         ({"batch_size": 1}, "boundary must be at least 23, .* got 11"),
     ],
 )

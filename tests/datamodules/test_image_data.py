@@ -303,5 +303,5 @@ def test_validation_takes_a_number_or_a_share(val_size, count):
 
 @pytest.mark.parametrize("val_size", [1.0, 0.0, -0.5, 1500, -1, 1e-9, 250.0])
 def test_shares_and_numbers_out_of_range_are_refused(val_size):
-    with pytest.raises(ValueError, match="^val_size must be in .0, 1499., or a share"):
+    with pytest.raises(ValueError, match="^val_size must lie in .0, 1499., or a share"):
         Digits(val_size=val_size)

@@ -123,7 +123,7 @@ def test_the_law_of_one_sample_in_one_dimension():
         ({"mean_0": [1.0, 2.0]}, "mean_0 must have 1 or 1 numbers"),
         ({"dimensions": 3, "mean_1": [1.0, 2.0]}, "mean_1 must have 1 or 3 numbers"),
         ({"dimensions": 3, "correlation_1": -0.5}, r"correlation_1.*\(-0.5, 1\)"),
-        ({"correlation_0": 1.0}, r"correlation_0 must be in \(-1, 1\)"),
+        ({"correlation_0": 1.0}, r"correlation_0 must lie in \(-1, 1\)"),
     ],
 )
 def test_bad_values_name_the_argument_and_the_range(settings, named):
