@@ -88,7 +88,7 @@ class FashionMNIST(MNIST):
 
     Reference:
         H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a novel image dataset for
-        benchmarking machine learning algorithms, arXiv:1708.07747.
+        benchmarking machine learning algorithms, arXiv 1708.07747.
     """
 
     mean, std = (0.2860,), (0.3530,)

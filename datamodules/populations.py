@@ -141,7 +141,7 @@ class Gaussians(Populations):
 
     Reference:
         G. B. De Luca, B. Nachman, E. Silverstein, H. Zheng, Optimizers for stabilizing
-        likelihood-free inference, arXiv:2501.18419, has the one-dimensional pair.
+        likelihood-free inference, arXiv 2501.18419, has the one-dimensional pair.
     """
 
     def __init__(

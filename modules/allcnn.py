@@ -29,9 +29,9 @@ class AllCNN(nn.Sequential):
 
     Reference:
         J. T. Springenberg, A. Dosovitskiy, T. Brox, M. Riedmiller, "Striving for
-        simplicity: the all convolutional net", ICLR 2015 workshop, arXiv:1412.6806;
+        simplicity: the all convolutional net", ICLR 2015 workshop, arXiv 1412.6806;
         P. Chaudhari et al., "Entropy-SGD: biasing gradient descent into wide
-        valleys", ICLR 2017, arXiv:1611.01838.
+        valleys", ICLR 2017, arXiv 1611.01838.
     """
 
     def __init__(

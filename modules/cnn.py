@@ -19,7 +19,7 @@ class FC(nn.Sequential):
 
     Reference:
         F. Gressmann, Z. Eaton-Rosen, C. Luschi, "Improving neural network training in
-        low dimensional random bases", NeurIPS 2020, arXiv:2011.04720.
+        low dimensional random bases", NeurIPS 2020, arXiv 2011.04720.
     """
 
     def __init__(self, inputs: int = 784, width: int = 128, outputs: int = 10):

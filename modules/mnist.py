@@ -36,7 +36,7 @@ class MnistFC(nn.Sequential):
     Reference:
         P. Chaudhari, A. Choromanska, S. Soatto, Y. LeCun, C. Baldassi, C. Borgs,
         J. Chayes, L. Sagun, R. Zecchina, "Entropy-SGD: biasing gradient descent into
-        wide valleys", ICLR 2017, arXiv:1611.01838.
+        wide valleys", ICLR 2017, arXiv 1611.01838.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class MnistConv(nn.Sequential):
     Reference:
         P. Chaudhari, A. Choromanska, S. Soatto, Y. LeCun, C. Baldassi, C. Borgs,
         J. Chayes, L. Sagun, R. Zecchina, "Entropy-SGD: biasing gradient descent into
-        wide valleys", ICLR 2017, arXiv:1611.01838.
+        wide valleys", ICLR 2017, arXiv 1611.01838.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ class LikelihoodRatio(Task):
 
     Reference:
         G. B. De Luca, B. Nachman, E. Silverstein, H. Zheng, Optimizers for stabilizing
-        likelihood-free inference, arXiv:2501.18419.
+        likelihood-free inference, arXiv 2501.18419.
     """
 
     metric_names = (

@@ -110,7 +110,7 @@ class WordLSTM(StreamLSTM):
 
     Reference:
         W. Zaremba, I. Sutskever, O. Vinyals, "Recurrent neural network
-        regularization", arXiv:1409.2329.
+        regularization", arXiv 1409.2329.
     """
 
     def __init__(
@@ -147,8 +147,8 @@ class CharLSTM(StreamLSTM):
 
     Reference:
         A. Karpathy, J. Johnson, L. Fei-Fei, "Visualizing and understanding recurrent
-        networks", arXiv:1506.02078; P. Chaudhari et al., "Entropy-SGD: biasing
-        gradient descent into wide valleys", ICLR 2017, arXiv:1611.01838.
+        networks", arXiv 1506.02078; P. Chaudhari et al., "Entropy-SGD: biasing
+        gradient descent into wide valleys", ICLR 2017, arXiv 1611.01838.
     """
 
     def __init__(self, vocabulary: int = 87, embedding: int = 85, hidden: int = 128):

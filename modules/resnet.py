@@ -98,8 +98,8 @@ class ResNet(nn.Sequential):
     Args:
         blocks: Blocks in every stage.
         width: Channels of the first stage.
-        outputs: Width of the last layer, at least the number of classes.
         channels: Colours of the input.
+        outputs: Width of the last layer, at least the number of classes.
         init: torch's "default"; "kaiming": convolutions normal, with the variance 2 /
             fan-out; "glorot": all weights uniform, with the variance 2 / (fan-in +
             fan-out), biases zero.
@@ -109,7 +109,7 @@ class ResNet(nn.Sequential):
 
     Reference:
         K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image
-        recognition", CVPR 2016, arXiv:1512.03385.
+        recognition", CVPR 2016, arXiv 1512.03385.
     """
 
     block: type[nn.Module] = BasicBlock
@@ -120,8 +120,8 @@ class ResNet(nn.Sequential):
         self,
         blocks: Sequence[int] = (2, 2, 2, 2),
         width: int = 64,
-        outputs: int = 10,
         channels: int = 3,
+        outputs: int = 10,
         init: Initialization = "default",
     ):
         if not blocks or min(blocks) < 1:
@@ -155,8 +155,8 @@ class ResNet8(ResNet):
     Args:
         blocks: See `ResNet`.
         width: See `ResNet`.
-        outputs: See `ResNet`.
         channels: See `ResNet`.
+        outputs: See `ResNet`.
         init: See `ResNet`.
 
     Shape:
@@ -164,7 +164,7 @@ class ResNet8(ResNet):
 
     Reference:
         F. Gressmann, Z. Eaton-Rosen, C. Luschi, "Improving neural network training in
-        low dimensional random bases", NeurIPS 2020, arXiv:2011.04720, whose 78,330
+        low dimensional random bases", NeurIPS 2020, arXiv 2011.04720, whose 78,330
         parameters count the 480 running means and variances, too.
     """
 
@@ -174,11 +174,11 @@ class ResNet8(ResNet):
         self,
         blocks: Sequence[int] = (1, 1, 1),
         width: int = 16,
-        outputs: int = 10,
         channels: int = 3,
+        outputs: int = 10,
         init: Initialization = "glorot",
     ):
-        super().__init__(blocks, width, outputs, channels, init)
+        super().__init__(blocks, width, channels, outputs, init)
 
 
 class PreActResNet(ResNet):
@@ -191,8 +191,8 @@ class PreActResNet(ResNet):
     Args:
         blocks: See `ResNet`.
         width: See `ResNet`.
-        outputs: See `ResNet`.
         channels: See `ResNet`.
+        outputs: See `ResNet`.
         init: See `ResNet`.
 
     Shape:
@@ -200,7 +200,7 @@ class PreActResNet(ResNet):
 
     Reference:
         K. He, X. Zhang, S. Ren, J. Sun, "Identity mappings in deep residual
-        networks", ECCV 2016, arXiv:1603.05027.
+        networks", ECCV 2016, arXiv 1603.05027.
     """
 
     block = PreActBlock

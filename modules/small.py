@@ -51,7 +51,7 @@ class SmallLeNet(nn.Sequential):
 
     Reference:
         P. Chaudhari et al., "Entropy-SGD: biasing gradient descent into wide
-        valleys", ICLR 2017, arXiv:1611.01838, figure 1.
+        valleys", ICLR 2017, arXiv 1611.01838, figure 1.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class SmallMnistFC(nn.Sequential):
 
     Reference:
         P. Chaudhari et al., "Entropy-SGD: biasing gradient descent into wide
-        valleys", ICLR 2017, arXiv:1611.01838, appendix.
+        valleys", ICLR 2017, arXiv 1611.01838, appendix.
     """
 
     def __init__(self, inputs: int = 784, width: int = 64, outputs: int = 10):
@@ -134,7 +134,7 @@ class SmallCharLSTM(TokenNetwork):
 
     Reference:
         P. Chaudhari et al., "Entropy-SGD: biasing gradient descent into wide
-        valleys", ICLR 2017, arXiv:1611.01838, appendix.
+        valleys", ICLR 2017, arXiv 1611.01838, appendix.
     """
 
     def __init__(self, vocabulary: int = 96, hidden: int = 48, std: float = 0.1):

@@ -1,11 +1,10 @@
 """Layers in the neural tangent parametrisation: unit variance, scaled on the way."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_ecd.checks import above, at_least
+from modules.layers import activation_named
 
 
 class NTKLinear(nn.Linear):
@@ -109,7 +108,7 @@ class ShallowNet(nn.Module):
         inputs: d, the numbers in an input of any shape.
         width: h.
         outputs: Rows of W_2.
-        activation: σ, a function of torch.nn.functional by name.
+        activation: σ, as for `MLP`.
         sigma_w: Standard deviation of the draws of W_1 and W_2.
         sigma_b: Of b_1.
 
@@ -128,13 +127,7 @@ class ShallowNet(nn.Module):
     ):
         super().__init__()
         at_least(1, inputs=inputs, width=width, outputs=outputs)
-        function = getattr(functional, activation, None)
-        if not callable(function):
-            raise ValueError(
-                "activation must name a function of torch.nn.functional, got "
-                f"{activation!r}"
-            )
-        self.activation: Callable[[Tensor], Tensor] = function
+        self.activation = activation_named(activation)()
         self.first = NTKLinear(inputs, width, True, sigma_w, sigma_b)
         self.last = NTKLinear(width, outputs, False, sigma_w)
 

@@ -44,8 +44,8 @@ class WideResNet(nn.Sequential):
     Args:
         depth: Number of layers, 6n + 4 for n blocks in a stage.
         width: Factor on the channels 16, 32, 64 of the three stages.
-        outputs: Width of the last layer, at least the number of classes.
         channels: Colours of the input.
+        outputs: Width of the last layer, at least the number of classes.
         dropout: Probability of dropping an entry within a block, in [0, 1).
 
     Shape:
@@ -59,15 +59,15 @@ class WideResNet(nn.Sequential):
 
     Reference:
         S. Zagoruyko, N. Komodakis, "Wide residual networks", BMVC 2016,
-        arXiv:1605.07146.
+        arXiv 1605.07146.
     """
 
     def __init__(
         self,
         depth: int = 28,
         width: int = 10,
-        outputs: int = 100,
         channels: int = 3,
+        outputs: int = 100,
         dropout: float = 0.0,
     ):
         if depth < 10 or depth % 6 != 4:

@@ -115,8 +115,9 @@ def test_the_shallow_net_follows_its_formula(activation):
 
 
 def test_bad_nets_are_refused():
-    with pytest.raises(ValueError, match="activation"):
-        ShallowNet(3, activation="nothing")
+    for name in ("nothing", "cross_entropy"):
+        with pytest.raises(ValueError, match="activation must be one of gelu"):
+            ShallowNet(3, activation=name)
     with pytest.raises(ValueError, match="width"):
         ShallowNet(3, width=0)
     with pytest.raises(ValueError, match="name"):

@@ -83,9 +83,9 @@ def wide_resnet(x, weights):
 @pytest.mark.parametrize(
     ("build", "written_out"),
     [
-        (lambda: ResNet([1, 2], 4, 5), resnet),
-        (lambda: PreActResNet([1, 2], 4, 5), preact_resnet),
-        (lambda: WideResNet(10, 2, 5), wide_resnet),
+        (lambda: ResNet([1, 2], 4, outputs=5), resnet),
+        (lambda: PreActResNet([1, 2], 4, outputs=5), preact_resnet),
+        (lambda: WideResNet(10, 2, outputs=5), wide_resnet),
     ],
     ids=["ResNet", "PreActResNet", "WideResNet"],
 )
@@ -163,7 +163,7 @@ def test_the_last_normalisation_of_a_wide_network_forgets_quickly():
 
 def test_dropout_sits_between_the_convolutions():
     torch.manual_seed(0)
-    network = WideResNet(10, 1, 5, dropout=0.5)
+    network = WideResNet(10, 1, dropout=0.5)
     images = torch.randn(2, 3, 8, 8)
     assert not torch.equal(network(images), network(images))
     network.eval()
