@@ -11,8 +11,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from datamodules.downloads import fetch_members
-from datamodules.images import DEFAULT_FOLDER, Images, Part, data_root
+from datamodules.downloads import DEFAULT_FOLDER, REMEDY, data_root, fetch_members
+from datamodules.images import Images, Part
 from datamodules.whitening import Whitening, kept
 from lightning_ecd import pool
 from lightning_ecd.checks import above
@@ -117,7 +117,7 @@ class CIFAR10(Images):
             sums = " ".join(md5 for _, md5 in self.files("train"))
             read = partial(kept, sums, lambda: self._read("train")[0])
             self._whitening = Whitening(*pool.lent(("whitening", sums), read))
-        self._whitening = self._whitening.to(self._device)
+        self._whitening = self._whitening.to(self.device)
         return self._whitening
 
 
@@ -162,10 +162,9 @@ def read_batch(path: Path, md5: str, key: str, images: Tensor) -> Tensor:
     Raises:
         UserError: The file is missing or damaged.
     """
-    remedy = "set data_dir or the environment variable LIGHTNING_ECD_DATA to a folder"
     if not path.is_file():
         raise UserError(
-            f"{path} is missing: `prepare_data` downloads it; offline, {remedy} that "
+            f"{path} is missing: `prepare_data` downloads it; offline, {REMEDY} that "
             f"has {path.parent.name}"
         )
     try:
@@ -174,7 +173,7 @@ def read_batch(path: Path, md5: str, key: str, images: Tensor) -> Tensor:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be used ({error}): delete it, so that it is unpacked or "
-            f"downloaded again, or {remedy} with a good copy"
+            f"downloaded again, or {REMEDY} with a good copy"
         ) from error
 
 

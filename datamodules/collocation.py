@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.random import RandomState
 from torch import Tensor
 
-from datamodules.memory import ORDER_STREAM, Loader
+from datamodules.memory import ORDER_STREAM, DataModule, Loader
 from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator, mixed
@@ -72,7 +71,7 @@ _SHAPES: dict[str, Callable[[RandomState, int, int, int], Any]] = {
 }
 
 
-class Collocation(pl.LightningDataModule):
+class Collocation(DataModule):
     """Interior and boundary points; a batch is a pair (N, D), (M, D) of them.
 
     Points are functions of (seed, epoch). They stay the same during a run, or are
@@ -148,13 +147,11 @@ class Collocation(pl.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training batches."""
-        # Lightning announces that overfit_batches turns the shuffling off
-        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         return self._loader(
             self.points,
             batches=self.steps_per_epoch,
             minibatches=self.minibatches,
-            shuffled=self.batch_size is not None and not overfit,
+            shuffled=self.batch_size is not None and not self.overfits,
         )
 
     def val_dataloader(self) -> Loader:
@@ -170,8 +167,7 @@ class Collocation(pl.LightningDataModule):
         return self._loader(self.test_points)
 
     def _loader(self, points: Callable[[int], Points], **settings: Any) -> Loader:
-        trainer = self.trainer
-        world_size = 1 if trainer is None else trainer.world_size
+        world_size = self.world_size
         parts = -(-self.interior // ((self.batch_size or self.interior) * world_size))
         if min(self.interior, self.boundary) < parts * world_size:
             raise UserError(
@@ -182,7 +178,7 @@ class Collocation(pl.LightningDataModule):
             points,
             parts,
             seed=self.seed,
-            rank=0 if trainer is None else trainer.global_rank,
+            rank=self.rank,
             world_size=world_size,
             **settings,
         )
@@ -192,13 +188,10 @@ class Collocation(pl.LightningDataModule):
         if self._kept is None or self._kept[0] != seed:
             draws = RandomState(seed % 2**32)
             counts = self.interior, self.boundary, self.dimensions
-            device, dtype = torch.device("cpu"), torch.float32
-            if self.trainer is not None:
-                device = self.trainer.strategy.root_device
-                double = self.trainer.precision == "64-true"
-                dtype = torch.float64 if double else dtype
+            double = getattr(self.trainer, "precision", "") == "64-true"
+            dtype = torch.float64 if double else torch.float32
             inner, outer = (
-                torch.from_numpy(array).to(device, dtype)
+                torch.from_numpy(array).to(self.device, dtype)
                 for array in _SHAPES[self.shape](draws, *counts)
             )
             self._kept = seed, (inner, outer)

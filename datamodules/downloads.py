@@ -1,4 +1,4 @@
-"""Downloads that are checked, and appear whole or not at all."""
+"""Where data sets are, and downloads: checked, and whole or not there at all."""
 
 import os
 import shutil
@@ -14,7 +14,22 @@ from torchvision.datasets.utils import check_md5, download_url
 from lightning_ecd.errors import UserError
 
 _TIMEOUT = 10.0  # seconds that a silent server is waited for
-_REMEDY = "set data_dir or the environment variable LIGHTNING_ECD_DATA to a folder that"
+#: What to do where files are missing: goes on with what the folder must have.
+REMEDY = "set data_dir or the environment variable LIGHTNING_ECD_DATA to a folder"
+#: What `data_dir` is unless it is given.
+DEFAULT_FOLDER = "data"
+
+
+def data_root(data_dir: str) -> Path:
+    """Return the folder of all data sets.
+
+    Args:
+        data_dir: As given; the environment variable LIGHTNING_ECD_DATA overrides
+            the default.
+    """
+    if data_dir == DEFAULT_FOLDER:
+        data_dir = os.environ.get("LIGHTNING_ECD_DATA") or data_dir
+    return Path(data_dir).expanduser()
 
 
 def fetch(path: Path, mirrors: Sequence[str], md5: str) -> None:
@@ -34,7 +49,7 @@ def fetch(path: Path, mirrors: Sequence[str], md5: str) -> None:
     except OSError as error:
         raise UserError(
             f"{path} is missing and cannot be downloaded, since the folder "
-            f"{path.parent} is not writable ({error.strerror}): {_REMEDY} has the "
+            f"{path.parent} is not writable ({error.strerror}): {REMEDY} that has the "
             "file or can be written"
         ) from error
     failures = []
@@ -48,7 +63,7 @@ def fetch(path: Path, mirrors: Sequence[str], md5: str) -> None:
                 failures.append(f"{mirror}: {error}")
     raise UserError(
         f"{path} is missing and could not be downloaded ({'; '.join(failures)}): put "
-        f"the file there, or {_REMEDY} has it"
+        f"the file there, or {REMEDY} that has it"
     )
 
 
@@ -90,7 +105,7 @@ def fetch_members(
                     os.replace(whole, target)
     except OSError as error:
         raise UserError(
-            f"{archive} cannot be unpacked ({error.strerror}): {_REMEDY} can be "
+            f"{archive} cannot be unpacked ({error.strerror}): {REMEDY} that can be "
             f"written or has the files of the archive"
         ) from error
 

@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from datamodules.downloads import REMEDY
 from lightning_ecd.errors import UserError
 
 _CHUNK = 1 << 20
@@ -54,8 +55,7 @@ class IdxFile(NamedTuple):
         if path is None:
             raise UserError(
                 f"{folder / self.name}[.gz] is missing: `prepare_data` downloads it; "
-                "offline, set data_dir or the environment variable "
-                "LIGHTNING_ECD_DATA to a folder that has it"
+                f"offline, {REMEDY} that has it"
             )
         try:
             opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
@@ -64,8 +64,7 @@ class IdxFile(NamedTuple):
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise UserError(
                 f"{path} cannot be used ({error}): delete it, so that it is downloaded "
-                "again, or set data_dir or the environment variable "
-                "LIGHTNING_ECD_DATA to a folder with a good copy"
+                f"again, or {REMEDY} with a good copy"
             ) from error
 
     def _decoded(self, file: BinaryIO) -> Tensor:

@@ -1,18 +1,16 @@
 """Data modules of images that are kept in memory, on the training device."""
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from datamodules.memory import (
     SPLIT_STREAM,
+    DataModule,
     Last,
     Loader,
     Order,
@@ -25,23 +23,9 @@ from lightning_ecd.randomness import generator
 Part = Literal["train", "test"]
 Scale = Literal["unit", "signed", "raw", "image", "global"]
 Targets = Literal["classes", "numbers"]
-#: What `data_dir` is unless it is given.
-DEFAULT_FOLDER = "data"
 
 
-def data_root(data_dir: str) -> Path:
-    """Return the folder of all data sets.
-
-    Args:
-        data_dir: As given; the environment variable LIGHTNING_ECD_DATA overrides
-            the default.
-    """
-    if data_dir == DEFAULT_FOLDER:
-        data_dir = os.environ.get("LIGHTNING_ECD_DATA") or data_dir
-    return Path(data_dir).expanduser()
-
-
-class Images(pl.LightningDataModule):
+class Images(DataModule):
     """Labelled images: uint8 in memory, float32 in the batches.
 
     The tensors move to the training device once and all loaders share them; a split
@@ -167,18 +151,15 @@ class Images(pl.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training samples that are not for validation."""
-        # Lightning announces that overfit_batches turns the shuffling off
-        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        order: Order = "sequential" if overfit else self.order
         return self._loader(
             "train",
             self.split()[0],
             batch_size=self.batch_size,
             minibatches=self.minibatches,
-            order=order,
+            order="sequential" if self.overfits else self.order,
             last=self.last,
             augment=self.augment,
-            steps_per_epoch=self.steps_per_epoch if order == self.order else None,
+            steps_per_epoch=None if self.overfits else self.steps_per_epoch,
         )
 
     def _stratified(self, count: int) -> tuple[Tensor, Tensor]:
@@ -214,7 +195,7 @@ class Images(pl.LightningDataModule):
     def whole(self, part: Part) -> tuple[Tensor, Tensor]:
         """Return images and labels, read once, on the device of the trainer."""
         images, labels = self._parts.get(part) or self._read(part)
-        self._parts[part] = images.to(self._device), labels.to(self._device)
+        self._parts[part] = images.to(self.device), labels.to(self.device)
         return self._parts[part]
 
     @property
@@ -231,19 +212,12 @@ class Images(pl.LightningDataModule):
         key = (kind.__module__, kind.__qualname__, *source, part)
         return pool.lent(key, partial(self.read, part))
 
-    @property
-    def _device(self) -> torch.device:
-        if self.trainer is None:
-            return torch.device("cpu")
-        return self.trainer.strategy.root_device
-
     def _evaluation(self, part: Part, indices: Tensor | None = None) -> Loader:
         size = self.eval_batch_size
         order: Order = "sequential"
         return self._loader(part, indices, batch_size=size, order=order, last="even")
 
     def _loader(self, part: Part, indices: Tensor | None, **settings: Any) -> Loader:
-        trainer = self.trainer
         images, labels = self.whole(part)
         if self.targets == "numbers":
             mean, std = self.target_moments
@@ -253,14 +227,14 @@ class Images(pl.LightningDataModule):
             indices,
             prepare=self._floats(),
             seed=self.seed,
-            rank=0 if trainer is None else trainer.global_rank,
-            world_size=1 if trainer is None else trainer.world_size,
+            rank=self.rank,
+            world_size=self.world_size,
             **settings,
         )
 
     def _floats(self) -> Callable[[Tensor], Tensor]:
         """Return the function from uint8 to what the network sees."""
-        device, shift = self._device, None
+        device, shift = self.device, None
         # Tensors: CUDA turns a division by a number into an inexact product.
         sizes = {"unit": self.top, "signed": self.centre, "raw": 1, "image": self.top}
         scale = torch.tensor(float(sizes.get(self.scale, 1)), device=device)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -16,6 +17,31 @@ Last = Literal["short", "drop"]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 ORDER_STREAM, AUGMENT_STREAM, SPLIT_STREAM = range(3)
+
+
+class DataModule(pl.LightningDataModule):
+    """Data in memory: where the trainer wants them, and whose share is taken."""
+
+    @property
+    def device(self) -> torch.device:
+        """That of the training; the CPU without a trainer."""
+        trainer = self.trainer
+        return torch.device("cpu") if trainer is None else trainer.strategy.root_device
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def overfits(self) -> bool:
+        """Whether few batches are repeated: Lightning announces a fixed order then."""
+        return getattr(self.trainer, "overfit_batches", 0) > 0
 
 
 class Loader:

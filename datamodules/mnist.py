@@ -7,9 +7,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from datamodules.downloads import fetch
+from datamodules.downloads import DEFAULT_FOLDER, data_root, fetch
 from datamodules.idx import IdxFile
-from datamodules.images import DEFAULT_FOLDER, Images, Part, data_root
+from datamodules.images import Images, Part
 from datamodules.memory import SPLIT_STREAM
 from lightning_ecd.randomness import generator
 

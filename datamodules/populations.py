@@ -1,17 +1,16 @@
 """Samples of two populations, to learn the ratio of their densities from."""
 
-import os
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from datamodules.memory import Loader, Order
+from datamodules.downloads import DEFAULT_FOLDER, REMEDY, data_root
+from datamodules.memory import DataModule, Loader, Order
 from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.randomness import generator
@@ -20,10 +19,9 @@ Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 SAMPLE_STREAM = 3  # after those of datamodules.memory
-_DEFAULT_FOLDER = "data"
 
 
-class Populations(pl.LightningDataModule):
+class Populations(DataModule):
     """Samples x (B, d) of two populations and labels y (B,): 1 for p1, 0 for p0.
 
     The tensors are float32, move to the training device once, and all ranks share
@@ -68,22 +66,17 @@ class Populations(pl.LightningDataModule):
 
     def part(self, part: Part) -> tuple[Tensor, ...]:
         """Return what `read` returns, read once, on the device of the trainer."""
-        device = torch.device("cpu")
-        if self.trainer is not None:
-            device = self.trainer.strategy.root_device
         tensors = self._parts.get(part) or self.read(part)
-        self._parts[part] = tuple(tensor.to(device) for tensor in tensors)
+        self._parts[part] = tuple(tensor.to(self.device) for tensor in tensors)
         return self._parts[part]
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training samples: x and y alone."""
-        # Lightning announces that overfit_batches turns the shuffling off
-        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         return self._loader(
             self.part("train")[:2],
             batch_size=self.batch_size,
             minibatches=self.minibatches,
-            order="sequential" if overfit else self.order,
+            order="sequential" if self.overfits else self.order,
         )
 
     def val_dataloader(self) -> Loader | list[Loader]:
@@ -106,12 +99,11 @@ class Populations(pl.LightningDataModule):
         return self._loader(tensors, batch_size=size, order=order, last="even")
 
     def _loader(self, tensors: tuple[Tensor, ...], **settings: Any) -> Loader:
-        trainer = self.trainer
         return Loader(
             tensors,
             seed=self.seed,
-            rank=0 if trainer is None else trainer.global_rank,
-            world_size=1 if trainer is None else trainer.world_size,
+            rank=self.rank,
+            world_size=self.world_size,
             **settings,
         )
 
@@ -207,7 +199,7 @@ class Samples(Populations):
     def __init__(
         self,
         dataset: str,
-        data_dir: str = _DEFAULT_FOLDER,
+        data_dir: str = DEFAULT_FOLDER,
         standardize: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -218,10 +210,7 @@ class Samples(Populations):
     @property
     def folder(self) -> Path:
         """Where the files are."""
-        root = self.data_dir
-        if root == _DEFAULT_FOLDER:
-            root = os.environ.get("LIGHTNING_ECD_DATA") or root
-        return Path(root).expanduser() / "Samples" / self.dataset
+        return data_root(self.data_dir) / "Samples" / self.dataset
 
     def setup(self, stage: str | None = None) -> None:
         """Learn the number of coordinates from the training samples.
@@ -258,7 +247,7 @@ class Samples(Populations):
             if required:
                 raise UserError(
                     f"{file} is missing: save the samples there with numpy.save, or "
-                    "set data.data_dir or LIGHTNING_ECD_DATA"
+                    f"{REMEDY} that has them"
                 )
             return np.zeros(0)
         try:

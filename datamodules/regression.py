@@ -4,17 +4,16 @@ from abc import abstractmethod
 from typing import Any, ClassVar, get_args
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.memory import Loader, Order
+from datamodules.memory import DataModule, Loader, Order
 from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.theory import from_power_law, synthetic_kernel
 
 
-class Regression(pl.LightningDataModule):
+class Regression(DataModule):
     """Inputs x (B, d) and a number y (B,), float32, of mean 0 and variance 1.
 
     Means and standard deviations are those of the training samples, column by column;
@@ -117,15 +116,12 @@ class Regression(pl.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training samples."""
-        # Lightning announces that overfit_batches turns the shuffling off
-        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        order: Order = "sequential" if overfit else self.order
         return self._loader(
             0,
             batch_size=self.batch_size,
             minibatches=self.minibatches,
-            order=order,
-            steps_per_epoch=self.steps_per_epoch if order == self.order else None,
+            order="sequential" if self.overfits else self.order,
+            steps_per_epoch=None if self.overfits else self.steps_per_epoch,
         )
 
     def val_dataloader(self) -> Loader | list[Loader]:
@@ -151,18 +147,14 @@ class Regression(pl.LightningDataModule):
     def _loader(self, part: int, **settings: Any) -> Loader:
         self.setup()
         assert self._tensors is not None and self._splits is not None
-        trainer = self.trainer
-        device = torch.device("cpu")
-        if trainer is not None:
-            device = trainer.strategy.root_device
         x, y = self._tensors
-        self._tensors = x.to(device), y.to(device)
+        self._tensors = x.to(self.device), y.to(self.device)
         return Loader(
             self._tensors,
             self._splits[part],
             seed=self.seed,
-            rank=0 if trainer is None else trainer.global_rank,
-            world_size=1 if trainer is None else trainer.world_size,
+            rank=self.rank,
+            world_size=self.world_size,
             **settings,
         )
 

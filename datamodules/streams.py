@@ -6,12 +6,12 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.images import DEFAULT_FOLDER, Images
-from datamodules.memory import Last, Loader
+from datamodules.downloads import DEFAULT_FOLDER
+from datamodules.images import Images
+from datamodules.memory import DataModule, Last, Loader
 from datamodules.mnist import MNIST, Digits, FashionMNIST
 from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
@@ -27,7 +27,7 @@ RUN_STREAM, LENGTH_STREAM, PASS_STREAM, PROBLEM_STREAM = range(10, 14)
 _BLOCK = 64
 
 
-class Streams(pl.LightningDataModule):
+class Streams(DataModule):
     """Runs of many problems at once, in windows of W successive steps.
 
     A batch is a `lightning_ecd.unrolling.Window` of B runs side by side. What run and
@@ -104,24 +104,20 @@ class Streams(pl.LightningDataModule):
             arguments.
         """
 
-    @property
-    def device(self) -> torch.device:
-        """Where the mini-batches are wanted."""
-        trainer = self.trainer
-        return torch.device("cpu") if trainer is None else trainer.strategy.root_device
-
     def train_dataloader(self) -> "WindowLoader":
         """Return the loader of the runs for training."""
         if self.stagger:
             windows = self.runs_per_epoch * -(-self.steps // self.window)
         else:
             windows = self.runs_per_epoch * self._windows(self.steps, self.last)
-        if self.runs % self._ranks[1]:
+        if self.runs % self.world_size:
             raise UserError(
                 f"data.runs must be a multiple of the number of processes, "
-                f"{self._ranks[1]}, got {self.runs}"
+                f"{self.world_size}, got {self.runs}"
             )
-        return WindowLoader(windows, self._training, self.seed, *self._ranks)
+        return WindowLoader(
+            windows, self._training, self.seed, self.rank, self.world_size
+        )
 
     def val_dataloader(self) -> "WindowLoader":
         """Return the loader of the runs for validation."""
@@ -147,12 +143,14 @@ class Streams(pl.LightningDataModule):
             starts = number * self.window
             return self._aligned(part, fresh, lanes, starts, self.eval_steps)
 
-        if runs // groups < self._ranks[1]:
+        if runs // groups < self.world_size:
             raise UserError(
                 f"data.{part}_runs must be at least the number of processes, "
-                f"{self._ranks[1]}, for each group of data.eval_runs"
+                f"{self.world_size}, for each group of data.eval_runs"
             )
-        return WindowLoader(groups * windows, window, self.seed, *self._ranks)
+        return WindowLoader(
+            groups * windows, window, self.seed, self.rank, self.world_size
+        )
 
     def _training(self, epoch: int, batch: int, rank: int, world_size: int) -> Window:
         """Return this rank's part of a training batch."""
@@ -226,12 +224,6 @@ class Streams(pl.LightningDataModule):
         """Return the window of all rows but the last, which follows it."""
         batch = self.mini_batches(seed, step, part)
         return Window(batch, step[:-1], seed[:-1], last[:-1])
-
-    @property
-    def _ranks(self) -> tuple[int, int]:
-        """This process and how many there are."""
-        trainer = self.trainer
-        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 class WindowLoader(Loader):

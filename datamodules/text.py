@@ -3,18 +3,17 @@
 from pathlib import Path
 from typing import Literal, get_args
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.memory import Loader
+from datamodules.memory import DataModule, Loader
 from lightning_ecd.checks import at_least, one_of
 from lightning_ecd.errors import UserError
 
 Unit = Literal["characters", "words"]
 
 
-class Text(pl.LightningDataModule):
+class Text(DataModule):
     """Characters or words of a text file and, to be predicted, those that follow.
 
     A part of the text is cut into as many streams of equal length as a batch has
@@ -107,10 +106,7 @@ class Text(pl.LightningDataModule):
         return text.replace("\n", " <eos> ").split()
 
     def _loader(self, part: str, batch_size: int, minibatches: int = 1) -> Loader:
-        trainer = self.trainer
-        rank = 0 if trainer is None else trainer.global_rank
-        world_size = 1 if trainer is None else trainer.world_size
-        tokens, streams = self._parts[part], batch_size * world_size
+        tokens, streams = self._parts[part], batch_size * self.world_size
         batch = streams * self.window * minibatches
         pieces = (len(tokens) - 1) // batch * minibatches
         if pieces < 1:
@@ -119,12 +115,11 @@ class Text(pl.LightningDataModule):
                 f"streams x a window of {self.window} x {minibatches} minibatches: set "
                 "data.batch_size, data.eval_batch_size or data.window to less"
             )
-        device = "cpu" if trainer is None else trainer.strategy.root_device
         length = pieces * self.window
 
         def cut(first: int) -> Tensor:
             """Return successive pieces, of each its streams, (rows, window)."""
-            chosen = tokens[first : first + streams * length].to(device)
+            chosen = tokens[first : first + streams * length].to(self.device)
             return chosen.view(streams, pieces, -1).transpose(0, 1).flatten(0, 1)
 
         return Loader(
@@ -133,6 +128,6 @@ class Text(pl.LightningDataModule):
             minibatches=minibatches,
             order="sequential",
             last="drop",
-            rank=rank,
-            world_size=world_size,
+            rank=self.rank,
+            world_size=self.world_size,
         )

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.images import DEFAULT_FOLDER, Images, Part, data_root
+from datamodules.downloads import DEFAULT_FOLDER, REMEDY, data_root
+from datamodules.images import Images, Part
 from lightning_ecd.errors import UserError
 
 _ADDRESS = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -70,8 +71,7 @@ class TinyImageNet(Images):
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.folder} cannot be used ({error}): unpack {_ADDRESS} there, or "
-                "set data_dir or the environment variable LIGHTNING_ECD_DATA to the "
-                "folder that has tiny-imagenet-200"
+                f"{REMEDY} that has tiny-imagenet-200"
             ) from error
         return images, torch.tensor(labels)
 

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.downloads import fetch
-from datamodules.images import DEFAULT_FOLDER, data_root
+from datamodules.downloads import DEFAULT_FOLDER, REMEDY, data_root, fetch
 from datamodules.regression import Regression
 from lightning_ecd.checks import one_of
 from lightning_ecd.errors import UserError
@@ -153,8 +152,7 @@ class UCI(Regression):
         if path is None:
             raise UserError(
                 f"{data_root(self.data_dir) / table.path} is missing: put the file "
-                "there, or set data_dir or the environment variable "
-                "LIGHTNING_ECD_DATA to a folder that has it"
+                f"there, or {REMEDY} that has it"
             )
         try:
             content = path.read_bytes()

@@ -293,10 +293,10 @@ def test_networks_with_dropout_are_trained_on(tmp_path):
 
 def test_runs_that_do_not_divide_among_processes_are_refused(monkeypatch):
     streams = data(runs=3, val_runs=5, eval_runs=3)
-    monkeypatch.setattr(type(streams), "_ranks", (0, 2))
+    monkeypatch.setattr(type(streams), "world_size", 2)
     with pytest.raises(UserError, match="data.runs must be a multiple"):
         streams.train_dataloader()
     assert len(streams.val_dataloader()) > 0
-    monkeypatch.setattr(type(streams), "_ranks", (0, 3))
+    monkeypatch.setattr(type(streams), "world_size", 3)
     with pytest.raises(UserError, match="data.val_runs must be at least"):
         streams.val_dataloader()
