@@ -7,10 +7,10 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric
 
 from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
+from modules.means import Means
 from modules.refusals import output_shape
 from modules.task import LRSchedulerFactory, Task
 
@@ -65,9 +65,7 @@ class Classifier(Task):
         self.channels_last = channels_last
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.means = nn.ModuleDict(
-            {name.replace("/", "_"): MeanMetric() for name in self.metric_names}
-        )
+        self.means = Means(self.metric_names)
         self.train_accuracy = train_accuracy
         self._right: Tensor | int = 0  # of the answers in this epoch
         self._answers = 0
@@ -142,9 +140,5 @@ class Classifier(Task):
             among = (likely == labels[:, None]).any(1).float()
             values[f"top{self.top}_accuracy"] = among.mean()
         for name, value in values.items():
-            mean: Any = self.means[f"{stage}_{name}"]
-            mean.update(value, weight=len(labels))
-            self.log(
-                f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=True
-            )
+            self.means.log(self, f"{stage}/{name}", value, len(labels))
         return logits

@@ -13,11 +13,12 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torchmetrics import MaxMetric, MeanMetric
+from torchmetrics import MaxMetric
 
 from lightning_ecd.checks import above, at_least, one_of
 from lightning_ecd.errors import UserError
 from lightning_ecd.laplacian import laplacian, probes
+from modules.means import Means
 from modules.refusals import refuse_misfit
 from modules.task import LRSchedulerFactory, Task
 
@@ -176,9 +177,10 @@ class PINN(Task):
         self.boundary_weight = boundary_weight
         self.feature, self.feature_weight = FEATURES[feature], feature_weight
         self.probes, self.probe_seed = probes, probe_seed
-        self.means = nn.ModuleDict()
-        for name in ("residual", "boundary", "error", "loss"):
-            self.means[name] = MeanMetric()
+        names = ("residual", "boundary", "error", "loss")
+        self.means = Means(
+            f"{part}/{name}" for part in ("val", "test") for name in names
+        )
         self.largest = MaxMetric()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -270,12 +272,8 @@ class PINN(Task):
         error = u - self.equation.exact(torch.cat([*batch]))
         values = {"residual": residual, "boundary": distance, "error": error}
         for name, value in values.items():
-            self._log_mean(f"{stage}/{name}", value.abs().mean(), len(value))
-        self._log_mean(f"{stage}/loss", self._loss(residual, distance), len(residual))
+            self.means.log(self, f"{stage}/{name}", value.abs(), prog_bar=False)
+        loss = self._loss(residual, distance)
+        self.means.log(self, f"{stage}/loss", loss, len(residual), prog_bar=False)
         self.largest.update(residual.abs().max())
         self.log(f"{stage}/max_residual", self.largest, on_step=False, on_epoch=True)
-
-    def _log_mean(self, name: str, value: Tensor, weight: int) -> None:
-        mean: Any = self.means[name.split("/")[1]]
-        mean.update(value, weight=weight)
-        self.log(name, mean, on_step=False, on_epoch=True)

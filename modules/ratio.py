@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lightning_ecd.callbacks import WholeFiles, publish
 from lightning_ecd.errors import UserError
+from modules.means import Means
 from modules.ratio_losses import LOSSES, checked, estimate, ratio
 from modules.refusals import refuse_misfit
 from modules.task import LRSchedulerFactory, Task
@@ -118,12 +118,9 @@ class LikelihoodRatio(Task):
         self.network = network()
         self.ensemble = ensemble
         self.members = nn.ModuleList()
-        self.means = nn.ModuleDict(
-            {
-                f"{stage}_{name}": MeanMetric()
-                for stage in ("val", "test")
-                for name in ("loss", "ratio_error", "ratio_dropped")
-            }
+        names = ("loss", "ratio_error", "ratio_dropped")
+        self.means = Means(
+            f"{part}/{name}" for part in ("val", "test") for name in names
         )
         self._seen: list[Tensor] = []  # (2, B): exact and estimated ratios of a test
 
@@ -212,22 +209,17 @@ class LikelihoodRatio(Task):
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         x, y, *known = batch
-        self._average(stage, "loss", self.loss(batch), len(y))
+        self.means.log(self, f"{stage}/loss", self.loss(batch), len(y))
         if not known:
             return
         exact, found = known[0], self(x)
         error = (found - exact).abs()
         counts = error < LIMIT  # not where it is NaN
-        self._average(stage, "ratio_error", error[counts])
-        self._average(stage, "ratio_dropped", 1 - counts.float())
+        self.means.log(self, f"{stage}/ratio_error", error[counts])
+        dropped = 1 - counts.float()
+        self.means.log(self, f"{stage}/ratio_dropped", dropped, prog_bar=False)
         if stage == "test":
             self._seen.append(torch.stack([exact, found]).float().cpu())
-
-    def _average(self, stage: str, name: str, value: Tensor, weight: int = 1) -> None:
-        mean: Any = self.means[f"{stage}_{name}"]
-        mean.update(value, weight=weight)
-        bar = name != "ratio_dropped"
-        self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True, prog_bar=bar)
 
     def on_validation_epoch_end(self) -> None:
         """Log the error over an interval."""

@@ -240,8 +240,8 @@ class LanguageModel(Classifier):
         self._finish("test")
 
     def _finish(self, stage: str) -> None:
-        mean: Any = self.means[f"{stage}_loss"]
-        self.log(f"{stage}/perplexity", mean.compute().exp())
+        mean = self.means.of(f"{stage}/loss").compute()
+        self.log(f"{stage}/perplexity", mean.exp())
         self.stream.forget(False)
 
     def _put(self, state: State | None) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lightning_ecd.errors import UserError
+from modules.means import Means
 from modules.refusals import output_shape
 from modules.task import LRSchedulerFactory, Task
 
@@ -52,9 +52,7 @@ class Regression(Task):
     ):
         super().__init__(optimizer, minibatches, scheduler, scheduler_interval, groups)
         self.network = network()
-        self.means = nn.ModuleDict(
-            {name.replace("/", "_"): MeanMetric() for name in self.metric_names}
-        )
+        self.means = Means(self.metric_names)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output of every input, (B,)."""
@@ -106,25 +104,19 @@ class Regression(Task):
         f = self(x)
         mean, std = self._moments()
         values = {"loss": (f - y).square().mean() / 2}
-        self._mean(stage, "rmse").update(2 * values["loss"] * std**2, weight=len(y))
+        square = 2 * values["loss"] * std**2
+        self.means.of(f"{stage}/rmse").update(square, weight=len(y))
         data = getattr(self.trainer, "datamodule", None)
         if getattr(data, "targets", "") == "numbers":
             right = (f * std + mean).round() == (y * std + mean).round()
             values["accuracy"] = right.float().mean()
         for name, value in values.items():
-            metric = self._mean(stage, name)
-            metric.update(value, weight=len(y))
-            self.log(
-                f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=True
-            )
+            self.means.log(self, f"{stage}/{name}", value, len(y))
 
     def _log_rmse(self, stage: str) -> None:
-        metric = self._mean(stage, "rmse")
+        metric = self.means.of(f"{stage}/rmse")
         self.log(f"{stage}/rmse", metric.compute().sqrt())
         metric.reset()
-
-    def _mean(self, stage: str, name: str) -> Any:
-        return self.means[f"{stage}_{name}"]
 
     def _moments(self) -> tuple[float, float]:
         """Return mean and standard deviation of the target."""
