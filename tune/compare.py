@@ -2,16 +2,23 @@
 
 import json
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lightning_ecd.errors import UserError
-from lightning_ecd.parser import PROGRAM, Parser, fail, new_folder, one_line
+from lightning_ecd.parser import (
+    PROGRAM,
+    Command,
+    Parser,
+    drop_empty,
+    fail,
+    new_folder,
+    one_line,
+    resolve,
+)
 from tune import report, runs
-from tune.command import resolve
 from tune.comparison import Comparison, Contest
 from tune.objectives import hushed
 from tune.results import frame
@@ -128,46 +135,26 @@ def baselines_of(settings: dict[str, Any]) -> list[str]:
     return settings["baselines"] or Comparison.usual_baselines(settings["optimizers"])
 
 
-def _parser(args: Sequence[str] = ()) -> Parser:
-    parser = Parser(
-        prog=f"{PROGRAM} compare",
-        description="Compare optimizers on tasks: the same tuning for each, the same "
-        "price for each trial. --restore FOLDER goes on with one that was "
-        "interrupted, --report FOLDER writes the report of its tables anew.",
-    )
-    parser.arguments = args
-    parser.add_argument(
-        "--config", action="config", help="a file of configs/comparison"
-    )
-    parser.add_argument("--name", type=str | None, help="folder below logs/")
-    parser.add_class_arguments(Comparison)
-    return parser
+COMMAND = Command(
+    "compare",
+    Comparison,
+    "configs/comparison",
+    "Compare optimizers on tasks: the same tuning for each, the same price for each "
+    "trial. --restore FOLDER goes on with one that was interrupted, --report FOLDER "
+    "writes the report of its tables anew.",
+    default="comparison",
+)
+build = COMMAND.build
 
 
-def _settings(args: Sequence[str]) -> tuple[dict[str, Any], str]:
+def described(args: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Return the settings that arguments describe, and the comparison's name."""
-    parser = _parser(args)
-    parsed = parser.parse_args(list(args))
-    files = [Path(str(file)) for file in parsed.get("config") or []]
-    name = parsed.get("name") or (files[0].stem if files else "comparison")
-    settings = json.loads(parser.dump(parsed, format="json", skip_unset=False))
-    settings.pop("name", None)
-    bases = [file.parent for file in reversed(files)]
+    settings, name, folders = COMMAND.read(args)
     for task in settings["tasks"].values():
-        resolve(task, "experiment", bases)
+        resolve(task, "experiment", folders)
     for arm in settings["optimizers"].values():
-        resolve(arm, "optimizer", bases)
-    return settings, str(name)
-
-
-def build(settings: dict[str, Any]) -> Comparison:
-    """Return the comparison of settings."""
-    parser = _parser()
-    parsed = parser.parse_object(deepcopy(settings))  # it changes what it is given
-    objects = vars(parser.instantiate_classes(parsed))
-    return Comparison(
-        **{k: v for k, v in objects.items() if k not in ("config", "name")}
-    )
+        resolve(arm, "optimizer", folders)
+    return settings, name
 
 
 def _given(args: Sequence[str], flag: str) -> tuple[Path, str | None] | None:
@@ -204,10 +191,11 @@ def main(args: Sequence[str]) -> None:
             if stored := _given(args, "--restore"):
                 folder, address = stored
                 settings = _former(folder, address)
+                comparison = build(settings)
             else:
-                settings, name = _settings(args)
+                settings, name = described(args)
+                comparison = build(settings)
                 folder = new_folder(name, Path(settings["storage"]))
-            comparison = build(settings)
             with hushed():
                 run(comparison, folder.absolute(), settings)
         scores, content = read(folder)
@@ -219,6 +207,9 @@ def main(args: Sequence[str]) -> None:
         how = f"go on with\n  {PROGRAM} compare --restore {folder}"
         print(f"interrupted; {how if begun else 'nothing was begun'}")
         raise SystemExit(130) from None
+    finally:
+        if folder is not None:
+            drop_empty(folder)
     report.show(scores)
     print(f"report: {folder}/report.html, {folder}/report.md")
     print(f"to look at the trials: tensorboard --logdir {folder}")

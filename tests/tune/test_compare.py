@@ -292,14 +292,14 @@ def test_a_report_stands_without_a_single_validation(compared, tmp_path):
 
 
 def test_every_shipped_comparison_says_what_it_is_and_can_be_built():
-    from tune.compare import _settings, build
+    from tune.compare import build, described
 
     files = sorted((ROOT / "configs" / "comparison").glob("*.yaml"))
     assert files
     for file in files:
         head = [line for line in file.read_text().splitlines() if line[:1] == "#"]
         assert any(line.startswith("# Ours") for line in head)
-        settings, name = _settings(["--config", str(file)])
+        settings, name = described(["--config", str(file)])
         comparison = build(settings)
         assert name == file.stem and comparison.baselines
         assert all(os.path.isfile(t.experiment) for t in comparison.tasks.values())
