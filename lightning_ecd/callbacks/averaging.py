@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from lightning_ecd.callbacks.checkpoint import Checkpoints, WholeFiles
-from lightning_ecd.callbacks.publishing import publish
+from lightning_ecd.callbacks.publishing import publish, run_folder
 from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 
@@ -211,7 +211,7 @@ class LastAverage(Callback):
         return right / samples
 
     def _write(self, trainer: Trainer, accuracies: Sequence[float]) -> None:
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = run_folder(trainer) or Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "average.csv", "w", newline="") as file:
             table = csv.writer(file)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lightning_ecd.callbacks.publishing import run_folder
 from lightning_ecd.checks import at_least
 from lightning_ecd.errors import UserError
 from lightning_ecd.functions import Function
@@ -104,12 +104,12 @@ class Surface(Callback):
         from lightning_ecd.figures import pixels  # matplotlib costs a second
 
         begin, step = time.monotonic(), trainer.global_step
-        name = type(trainer.optimizers[0]).__name__
+        name, folder = type(trainer.optimizers[0]).__name__, run_folder(trainer)
         for kind, figure in self._figures(pl_module.function, name):
             picture = pixels(figure)
-            if trainer.log_dir:
-                Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
-                imsave(Path(trainer.log_dir) / f"{kind}.png", picture)
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+                imsave(folder / f"{kind}.png", picture)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image(

@@ -296,6 +296,17 @@ def test_epochs_that_are_trained_again_replace_the_former_ones(tmp_path):
     assert curve(tmp_path)[0] == pytest.approx(accuracy(record.states[-1]))
 
 
+def test_the_first_process_writes_without_asking_others(tmp_path, monkeypatch):
+    class Alone(LastAverage):
+        def _write(self, trainer, accuracies):
+            with monkeypatch.context() as patch:
+                patch.delattr("pytorch_lightning.Trainer.log_dir")  # it asks them all
+                super()._write(trainer, accuracies)
+
+    fit(tmp_path, Alone(epochs=2), max_epochs=2)
+    assert len(curve(tmp_path)) == 2
+
+
 def test_an_interrupted_run_draws_nothing_yet(tmp_path):
     class Interrupt(Callback):
         def on_train_batch_end(self, trainer, *args):
