@@ -1,9 +1,8 @@
 """Numbers of run folders, and who gets which."""
 
-import os
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -59,31 +58,17 @@ def test_who_comes_too_late_takes_the_next_number(tmp_path, monkeypatch):
     assert new_folder("net", tmp_path).name == "version_2"
 
 
-def test_processes_that_start_together_get_folders_of_their_own(tmp_path):
-    code = (
-        "import sys\nfrom lightning_ecd.parser import new_folder\n"
-        "print(flush=True)\nsys.stdin.readline()\n"
-        "for _ in range(20): print(new_folder('net'))"
-    )
-    process = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for _ in range(2)
-    ]
-    for one in process:
-        one.stdout.readline()  # it has imported
-    for one in process:
-        one.stdin.write("\n")
-        one.stdin.flush()
-    made = [line for one in process for line in one.communicate()[0].split()]
-    assert len(set(made)) == 40
-    assert len(list((tmp_path / "logs/net").iterdir())) == 40
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
+    start = Barrier(4)
+
+    def claim(_):
+        start.wait()
+        return [new_folder("net", tmp_path) for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as pool:
+        made = [folder for some in pool.map(claim, range(4)) for folder in some]
+    assert len(set(made)) == 80
+    assert len(list((tmp_path / "net").iterdir())) == 80
 
 
 def test_only_an_empty_folder_is_dropped(tmp_path):

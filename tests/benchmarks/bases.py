@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_ecd.optimizers import FPD, RBD
-from modules import FC
 from tests.benchmarks.memory import resident
 from tests.benchmarks.timing import interleaved
 
@@ -33,6 +32,11 @@ MANY, FEW = 2**23, 8
 MEMORY_BARS = dict.fromkeys(BASES, 3.0) | {"uniform": 3.0 + FEW}
 
 
+def fully_connected() -> nn.Sequential:
+    """Return the network; without Lightning, a fresh process is there at once."""
+    return nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
 def optimizer_of(name: str, params: Iterator[nn.Parameter]) -> Any:
     """Return the optimizer of a basis, or one of `BASE` and "FPD"."""
     if name == BASE:
@@ -44,7 +48,7 @@ def optimizer_of(name: str, params: Iterator[nn.Parameter]) -> Any:
 
 def step_of(name: str) -> Callable[[], object]:
     """Return a step alone, on fixed gradients."""
-    network = FC()
+    network = fully_connected()
     optimizer = optimizer_of(name, network.parameters())
     for p in network.parameters():
         p.grad = torch.randn_like(p) * 1e-3
@@ -54,7 +58,7 @@ def step_of(name: str) -> Callable[[], object]:
 
 def training_step_of(name: str) -> Callable[[], object]:
     """Return a training step: forward, backward and the optimizer's."""
-    network = FC()
+    network = fully_connected()
     optimizer = optimizer_of(name, network.parameters())
     x, y = torch.randn(BATCH, 784), torch.randint(10, (BATCH,))
 
@@ -104,7 +108,8 @@ def memory(basis: str) -> float:
 
 def _memory(basis: str) -> float:
     torch.set_num_threads(1)
-    optimizer_of(basis, FC().parameters()).step(lambda: torch.tensor(0.0))  # libraries
+    small = optimizer_of(basis, fully_connected().parameters())
+    small.step(lambda: torch.tensor(0.0))  # loads libraries
     p = nn.Parameter(torch.zeros(MANY))
     p.grad = torch.ones(MANY)
     optimizer = RBD([p], dimensions=FEW, basis=basis)  # type: ignore[arg-type]
