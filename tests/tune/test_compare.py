@@ -303,6 +303,10 @@ def test_every_shipped_comparison_says_what_it_is_and_can_be_built():
         comparison = build(settings)
         assert name == file.stem and comparison.baselines
         assert all(os.path.isfile(t.experiment) for t in comparison.tasks.values())
+        settings["optimizers"] = {"AdamW": settings["optimizers"]["AdamW"], "BBI": {}}
+        settings["baselines"] = ["AdamW"]
+        for search in build(settings).searches.values():
+            assert set(search.settings()) == {"AdamW", "BBI"}  # their flags are known
 
 
 def test_the_machine_is_told():
