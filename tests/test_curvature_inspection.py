@@ -93,7 +93,7 @@ def test_the_point_is_left_as_it_was_and_everything_is_drawn():
 
 
 def test_without_slices_no_direction_is_drawn(monkeypatch):
-    monkeypatch.delattr("lightning_ecd.landscape.filter_normalized")
+    monkeypatch.delattr("lightning_ecd.curvature.landscape.filter_normalized")
     plan = Inspection(probes=0, products=0, top=0, points=0, plane=0)
     loss = loss_of()
     found = plan.run(loss, other=loss.x + 1)  # the way to another point needs none

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_ecd.curvature import Loss
-from lightning_ecd.landscape import (
+from lightning_ecd.curvature.landscape import (
     entropy_probe,
     filter_normalized,
     gradient_correlation,

@@ -16,8 +16,7 @@ LAYERS = (
     | {"pool", "randomness", "ranges", "schedules"},
     {"bases", "rules"},
     {"optimizers"},
-    {"curvature", "landscape", "laplacian", "listing", "theory", "trajectories"}
-    | {"unrolling"},
+    {"curvature", "laplacian", "listing", "theory", "trajectories"} | {"unrolling"},
     {"callbacks"},
     {"parser"},
     {"cli"},

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_ecd import landscape
 from lightning_ecd.checks import above, at_least
 from lightning_ecd.curvature import (
     Loss,
@@ -19,6 +18,7 @@ from lightning_ecd.curvature import (
     hutchinson_diagonal,
     hutchpp_trace,
     lanczos_quadrature,
+    landscape,
     side_by_side,
     top_eigenpairs,
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_ecd.checks import above, at_least
-from lightning_ecd.curvature import Loss
+from lightning_ecd.curvature.loss import Loss
 from lightning_ecd.curvature.spectrum import mean_and_error
 from lightning_ecd.randomness import normals
 
