@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tune.statistics import holm
+from tune.statistics import holm, mean_and_error
 
 #: What is paid with.
 Price = Literal["evaluations", "seconds"]
@@ -126,7 +126,7 @@ class Scores:
         return pd.DataFrame(cells, index=self.tasks)
 
     def final(self, task: str) -> pd.DataFrame:
-        """Return the best values after the whole budget, a line for each optimizer.
+        """Return the best values of the studies, a line for each optimizer.
 
         Columns: mean over studies, its standard error, studies that reached anything;
         mean difference from the better baseline (of those that reached something in
@@ -135,29 +135,21 @@ class Scores:
         optimizers of the task.
         """
         values = {name: self.best_values(task, name) for name in self.optimizers}
-        means = {name: _mean(series) for name, series in values.items()}
-        low = self.rules.modes[task] == "min"
-        known = [
-            name
-            for name in self.rules.baselines
-            if name in means and math.isfinite(means[name])
-        ]
-        sign = 1 if low else -1
+        reached = {name: list(s[np.isfinite(s)]) for name, s in values.items()}
+        sign = 1 if self.rules.modes[task] == "min" else -1
         rival = min(
-            known,
-            key=lambda name: (-np.isfinite(values[name]).sum(), sign * means[name]),
+            (name for name in self.rules.baselines if reached.get(name)),
+            key=lambda name: (-len(reached[name]), sign * np.mean(reached[name])),
             default=None,
         )
         rows, tests = [], []
         for name, series in values.items():
-            finite = series[np.isfinite(series)]
-            error = (
-                finite.std() / math.sqrt(len(finite)) if len(finite) > 1 else math.nan
+            gap = gaps(series, values[rival]) if rival else series.iloc[:0]
+            difference = mean_and_error(list(gap))[0]
+            rows.append(
+                [*mean_and_error(reached[name]), len(reached[name]), difference]
             )
-            both = gaps(series, series if rival is None else values[rival])
-            gap = math.nan if rival is None else _mean(both)
-            rows.append([means[name], error, len(finite), gap])
-            tests.append(math.nan if rival in (None, name) else p_value(both))
+            tests.append(math.nan if name == rival else p_value(gap))
         columns = ["mean", "error", "studies", "difference"]
         table = pd.DataFrame(rows, index=list(values), columns=columns)
         table["p"] = holm(tests)
@@ -267,9 +259,3 @@ def p_value(gap: pd.Series) -> float:
     if len(gap) < 2 or gap.max() == gap.min():
         return math.nan
     return float(stats.ttest_1samp(gap, 0.0).pvalue)
-
-
-def _mean(series: pd.Series) -> float:
-    """Return the mean of what is finite."""
-    finite = series[np.isfinite(series)]
-    return float(finite.mean()) if len(finite) else math.nan
