@@ -59,9 +59,20 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The command and its arguments; None: those of the process.
 
     Raises:
-        SystemExit: With code 2 for what the user can mend.
+        SystemExit: With code 2 for what the user can mend, 130 after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
+    try:
+        _run(list(sys.argv[1:] if args is None else args))
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Lightning catches Ctrl-C, and exits with 1
+        ctrl_c = any(isinstance(e, KeyboardInterrupt) for e in (end, end.__context__))
+        if not ctrl_c or getattr(end, "code", None) == 130:
+            raise
+        print("lightning-ecd: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), end="")
         return

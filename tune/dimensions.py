@@ -152,6 +152,7 @@ def main(args: Sequence[str]) -> None:
         if not interrupted(end):  # the parser has said why
             raise
         print(f"interrupted after {sum(map(len, study.values.values()))} runs")
+        raise SystemExit(130) from None
     else:
         _report(study)
 

@@ -286,7 +286,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--list", action="store_true", help="only list the rows")
     parsed = parser.parse_args(list(args))
     file, folder, results = Path(parsed.file), None, list[Result]()
-    failure = ""
+    failure, cut = "", False
     try:
         title, rows = read(file)
         rows = [row for row in rows if fnmatchcase(row.name, parsed.rows)]
@@ -310,6 +310,7 @@ def main(args: Sequence[str]) -> None:
         if not interrupted(end):
             raise
         print(f"interrupted after {len(results)} of {len(rows)} rows")
+        cut = True
     if folder is not None:
         table = RichTable(*_HEADER, title=title)
         for result in results:
@@ -318,3 +319,5 @@ def main(args: Sequence[str]) -> None:
         print(f"table: {folder}/table.md")
     if failure:
         fail(failure)
+    if cut:
+        raise SystemExit(130)

@@ -219,3 +219,26 @@ def test_an_error_is_one_line_of_the_whole_process(tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("lightning-ecd: error: lr must lie in (0, inf), got -1")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_ctrl_c_without_a_training_is_told(command, fit, cli, tmp_path, monkeypatch):
+    from modules import Classifier
+
+    assert fit("--trainer.max_steps=1").code == 0
+    run = run_folder(tmp_path)
+    kept = signal.getsignal(signal.SIGINT)  # Lightning ignores it from then on
+
+    def interrupting(self, *args):
+        raise KeyboardInterrupt
+
+    step = {"validate": "validation"}.get(command, command)
+    monkeypatch.setattr(Classifier, f"{step}_step", interrupting)
+    result = cli(
+        command,
+        *("--config", run / "config.yaml"),
+        *("--ckpt_path", run / "checkpoints" / "last.ckpt"),
+    )
+    signal.signal(signal.SIGINT, kept)
+    assert result.code == 130
+    assert "lightning-ecd: interrupted" in result.err

@@ -75,8 +75,8 @@ def test_a_run_that_diverges_is_no_value(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("end", "code", "words"),
     [
-        (SystemExit(130), 0, "interrupted after 2 runs"),
-        (KeyboardInterrupt(), 0, "interrupted after 2 runs"),
+        (SystemExit(130), 130, "interrupted after 2 runs"),
+        (KeyboardInterrupt(), 130, "interrupted after 2 runs"),
         (UserError("dimensions must be at most 50"), 2, "at most 50"),
         (SystemExit(2), 2, "picture: logs/dimensions_bbi_digits"),
     ],

@@ -246,7 +246,7 @@ def test_ctrl_c_in_the_first_row_leaves_nothing(tmp_path, cli, monkeypatch):  # 
     watched(monkeypatch, interrupted)
     entry = "  - {name: one, study: study.yaml, metric: HB/best, published: 1}\n"
     result = cli("table", write(tmp_path, entry))
-    assert "interrupted after 0 of 1 rows" in result.out
+    assert result.code == 130 and "interrupted after 0 of 1 rows" in result.out
     assert not Path("logs").exists()
 
 
@@ -262,7 +262,7 @@ def test_ctrl_c_keeps_the_rows_that_are_done(tmp_path, cli, monkeypatch):  # noq
 
     watched(monkeypatch, interrupted)
     result = cli("table", write(tmp_path, rows))
-    assert "interrupted after 1 of 2 rows" in result.out
+    assert result.code == 130 and "interrupted after 1 of 2 rows" in result.out
     text = Path("logs/table/version_0/table.md").read_text()
     assert "| one |" in text and "| two |" not in text
 
